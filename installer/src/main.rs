@@ -1,0 +1,2 @@
+//! Puts the plugin on a host.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Node tool.
+fn main() {}

@@ -1,0 +1,2 @@
+//! CNI binary.
+fn main() {}
