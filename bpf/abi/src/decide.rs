@@ -1,0 +1,205 @@
+//! The decision about one connection: may it pass, is it captured, and why.
+//!
+//! Pure functions of plain values, compiled for the kernel programs and for the plugin's `explain`. The only thing they ask for
+//! is a lookup in the pod's rule trie, behind [`Rules`].
+
+use crate::{Address, PodConfig, Reason, Rule, RuleKey, bit, flag, kind, slot};
+
+/// The pod's rule trie: the longest match for a key.
+pub trait Rules {
+    /// Bits and source of the longest prefix that covers `key`, if any does.
+    fn lookup(&self, key: RuleKey) -> Option<Rule>;
+}
+
+/// An outbound connection, as `connect` sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    /// Real uid of the caller, as the initial user namespace sees it.
+    pub uid: u32,
+    /// Real gid, likewise.
+    pub gid: u32,
+    /// Destination address.
+    pub destination: Address,
+    /// Destination port, host order.
+    pub port: u16,
+    /// Address the socket is bound to; unspecified when it is not.
+    pub source: Address,
+}
+
+/// An inbound connection, as `sk_lookup` sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// Who connects.
+    pub source: Address,
+    /// The pod's address it connects to.
+    pub destination: Address,
+    /// Destination port, host order.
+    pub port: u16,
+}
+
+/// What happens to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Left alone.
+    Pass(Reason),
+    /// Given to the proxy: to the listener of `slot`; an outbound one is sent to `address` and a virtual port.
+    Capture {
+        /// Which listener.
+        slot: u32,
+        /// Own address that stands in for the destination.
+        address: Address,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+impl Verdict {
+    /// Why.
+    #[inline(always)]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Pass(reason) | Self::Capture { reason, .. } => reason,
+        }
+    }
+}
+
+/// Bits of the longest match, looked up only if the pod has any entry of that kind.
+#[inline(always)]
+fn bits(pod: &PodConfig, rules: &impl Rules, has: u32, key: RuleKey) -> u32 {
+    if pod.flags & has == 0 {
+        return 0;
+    }
+    match rules.lookup(key) {
+        Some(rule) => rule.bits,
+        None => 0,
+    }
+}
+
+/// True for the proxy's own identity: real uid or gid. The one place a stronger identity would go.
+#[inline(always)]
+pub fn exempt(pod: &PodConfig, rules: &impl Rules, uid: u32, gid: u32) -> bool {
+    bits(pod, rules, flag::HAS_UID, RuleKey::id(kind::UID, uid)) & bit::EXEMPT != 0
+        || bits(pod, rules, flag::HAS_GID, RuleKey::id(kind::GID, gid)) & bit::EXEMPT != 0
+}
+
+/// Decides an outbound TCP connection. The order is that of Istio's rule table.
+#[inline(always)]
+pub fn outbound(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> Verdict {
+    if exempt(pod, rules, connection.uid, connection.gid) {
+        return of_proxy(pod, rules, connection);
+    }
+    let destination = connection.destination;
+    if destination.is_loopback() || destination.is_unspecified() {
+        return Verdict::Pass(Reason::Loopback);
+    }
+    if destination.is_multicast() {
+        return Verdict::Pass(Reason::Multicast);
+    }
+    let own = own_bits(rules, destination);
+    if own & bit::OWN != 0 {
+        return Verdict::Pass(Reason::OwnAddress);
+    }
+    if own & bit::BROADCAST != 0 || destination.is_limited_broadcast() {
+        return Verdict::Pass(Reason::Broadcast);
+    }
+    let mut address = if destination.is_v4() { pod.own4 } else { pod.own6 };
+    if address.is_unspecified() {
+        return Verdict::Pass(Reason::NoFamily);
+    }
+    if pod.flags & flag::HAS_ROUTE != 0
+        && let Some(route) = rules.lookup(RuleKey::address(kind::ROUTE, destination))
+    {
+        if route.bits & bit::EXCLUDED_INTERFACE != 0 {
+            return Verdict::Pass(Reason::ExcludedInterface);
+        }
+        if !route.source.is_unspecified() {
+            address = route.source;
+        }
+    }
+    match outbound_lists(pod, rules, connection) {
+        Ok(reason) => Verdict::Capture { slot: slot::OUTBOUND, address, reason },
+        Err(reason) => Verdict::Pass(reason),
+    }
+}
+
+/// Ok when the include and exclude lists say capture.
+#[inline(always)]
+fn outbound_lists(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> Result<Reason, Reason> {
+    let port = bits(pod, rules, flag::HAS_OUTBOUND_PORT, RuleKey::port(kind::OUTBOUND_PORT, connection.port));
+    if port & bit::EXCLUDE != 0 {
+        return Err(Reason::ExcludedPort);
+    }
+    let cidr = bits(
+        pod,
+        rules,
+        flag::HAS_OUTBOUND_CIDR,
+        RuleKey::address(kind::OUTBOUND_CIDR, connection.destination),
+    );
+    if cidr & bit::EXCLUDE != 0 {
+        Err(Reason::ExcludedCidr)
+    } else if port & bit::INCLUDE != 0 {
+        Ok(Reason::OutboundPort)
+    } else if pod.flags & flag::OUTBOUND_ALL != 0 || cidr & bit::INCLUDE != 0 {
+        Ok(Reason::Outbound)
+    } else {
+        Err(Reason::NotIncluded)
+    }
+}
+
+/// The proxy's own connections pass, but for those delivered inside the pod: an app that calls itself through its service
+/// meets the proxy's inbound side, with the destination kept (Istio's rule 8). 127.0.0.1 and ::1 are the proxy's own business.
+#[inline(always)]
+fn of_proxy(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> Verdict {
+    let destination = connection.destination;
+    if destination.is_unspecified() || destination.same(Address::LOOPBACK4) || destination.same(Address::LOOPBACK6) {
+        return Verdict::Pass(Reason::Exempt);
+    }
+    let delivered = destination.is_loopback() || own_bits(rules, destination) & bit::OWN != 0;
+    if !delivered || connection.port == pod.tunnel_port {
+        return Verdict::Pass(Reason::Exempt);
+    }
+    if connection.source.same(Address::PASSTHROUGH4) || connection.source.same(Address::PASSTHROUGH6) {
+        return Verdict::Pass(Reason::Passthrough);
+    }
+    let port = bits(pod, rules, flag::HAS_OUTBOUND_PORT, RuleKey::port(kind::OUTBOUND_PORT, connection.port));
+    if port & bit::EXCLUDE != 0 {
+        return Verdict::Pass(Reason::ExcludedPort);
+    }
+    Verdict::Capture { slot: slot::INBOUND, address: destination, reason: Reason::SelfCall }
+}
+
+#[inline(always)]
+fn own_bits(rules: &impl Rules, address: Address) -> u32 {
+    match rules.lookup(RuleKey::address(kind::ADDRESS, address)) {
+        Some(rule) => rule.bits,
+        None => 0,
+    }
+}
+
+/// Decides an inbound TCP connection. Local or remote is told by address, never by interface: the kernel reports the index of
+/// eth0 for a connection to the pod's own address over loopback.
+#[inline(always)]
+pub fn inbound(pod: &PodConfig, rules: &impl Rules, connection: &Inbound) -> Verdict {
+    if connection.source.is_loopback() || own_bits(rules, connection.source) & bit::OWN != 0 {
+        return Verdict::Pass(Reason::Local);
+    }
+    if connection.port == pod.tunnel_port && pod.tunnel_port != 0 {
+        return Verdict::Pass(Reason::Tunnel);
+    }
+    if own_bits(rules, connection.destination) & bit::EXCLUDED_INTERFACE != 0 {
+        return Verdict::Pass(Reason::ExcludedInterface);
+    }
+    let port = bits(pod, rules, flag::HAS_INBOUND_PORT, RuleKey::port(kind::INBOUND_PORT, connection.port));
+    if port & bit::EXCLUDE != 0 {
+        return Verdict::Pass(Reason::ExcludedPort);
+    }
+    let cidr =
+        bits(pod, rules, flag::HAS_INBOUND_CIDR, RuleKey::address(kind::INBOUND_CIDR, connection.source));
+    if cidr & bit::EXCLUDE != 0 {
+        return Verdict::Pass(Reason::ExcludedCidr);
+    }
+    if pod.flags & flag::INBOUND_ALL == 0 && port & bit::INCLUDE == 0 {
+        return Verdict::Pass(Reason::NotIncluded);
+    }
+    Verdict::Capture { slot: slot::INBOUND, address: connection.destination, reason: Reason::Inbound }
+}

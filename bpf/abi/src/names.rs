@@ -1,0 +1,45 @@
+//! Names of programs, maps and pins: the only copy. Kernel object names are cut at 15 bytes, so they are shorter than that; a
+//! program may not have the name of its ELF section (`sockops`, `sk_lookup`).
+
+/// Map: netns cookie → [`crate::PodConfig`].
+pub const PODS: &str = "PODS";
+/// Map: netns cookie → that pod's rule trie.
+pub const RULES: &str = "RULES";
+/// Map: netns cookie → per-CPU [`crate::Counters`].
+pub const COUNTERS: &str = "COUNTERS";
+/// Map: [`crate::ListenerKey`] → a listening socket of the proxy.
+pub const LISTENERS: &str = "LISTENERS";
+/// Map: [`crate::PairKey`] → [`crate::Pair`], from SYN to accept.
+pub const PAIRS: &str = "PAIRS";
+/// Map: socket → [`crate::SocketState`].
+pub const SOCKETS: &str = "SOCKETS";
+/// Map: per-CPU count of connections, which spreads virtual ports.
+pub const ROTATION: &str = "ROTATION";
+/// Every map that is pinned.
+pub const MAPS: [&str; 7] = [PODS, RULES, COUNTERS, LISTENERS, PAIRS, SOCKETS, ROTATION];
+
+/// Programs attached once per node to the cgroup all pods live under.
+pub const SHARED_PROGRAMS: [&str; 7] =
+    [SOCKOPS, GETPEERNAME4, GETPEERNAME6, BIND4, BIND6, CONNECT4, CONNECT6];
+/// Outbound IPv4.
+pub const CONNECT4: &str = "connect4";
+/// Outbound IPv6 and v4-mapped.
+pub const CONNECT6: &str = "connect6";
+/// What the app sees as its peer, IPv4.
+pub const GETPEERNAME4: &str = "getpeername4";
+/// What the app sees as its peer, IPv6 and v4-mapped.
+pub const GETPEERNAME6: &str = "getpeername6";
+/// Port reuse and proxy marking, IPv4.
+pub const BIND4: &str = "bind4";
+/// Port reuse and proxy marking, IPv6.
+pub const BIND6: &str = "bind6";
+/// Listener registration and hand-over of the original destination.
+pub const SOCKOPS: &str = "sock_ops";
+/// `SO_ORIGINAL_DST`.
+pub const GETSOCKOPT: &str = "getsockopt";
+/// Inbound and virtual ports, one instance per pod.
+pub const SK_LOOKUP: &str = "lookup";
+
+/// Stands in the `sk_lookup` program where each pod's copy has its netns cookie. That program type cannot ask for the cookie
+/// (no helper), and neither an address nor an interface index tells two pods of a node apart.
+pub const COOKIE_PLACEHOLDER: u64 = 0x5348_554e_5443_4f4b;

@@ -1,0 +1,157 @@
+//! Outbound connections: sends a captured one to the pod's own address and a virtual port.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_get_netns_cookie};
+use aya_ebpf::programs::SockAddrContext;
+use shunt_abi::decide::{self, Outbound, Verdict};
+use shunt_abi::{Address, PodConfig, Reason, SocketState, role, virtual_port};
+
+use crate::context::{self, read};
+use crate::maps::{self, PodRules, ROTATION, SOCKETS};
+
+const SOCK_STREAM: u32 = 1;
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_MPTCP: u32 = 262;
+
+/// Lets the connection go on, changed or not.
+const ALLOW: i32 = 1;
+/// EPERM for the caller.
+const REFUSE: i32 = 0;
+
+/// True for TCP in any guise.
+#[inline(always)]
+pub(crate) fn is_tcp(ctx: *const bpf_sock_addr) -> bool {
+    let protocol = read!(ctx, protocol);
+    read!(ctx, type_) == SOCK_STREAM && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP)
+}
+
+/// IPv4 sockets.
+#[inline(always)]
+pub(crate) fn over4(ctx: &SockAddrContext) -> i32 {
+    match meshed(ctx) {
+        Some((cookie, pod)) => {
+            let sent = connect(ctx, cookie, pod, context::user4(ctx.sock_addr));
+            apply(sent, |address, port| context::set_user4(ctx.sock_addr, address, port))
+        }
+        None => ALLOW,
+    }
+}
+
+/// IPv6 sockets, v4-mapped destinations too.
+#[inline(always)]
+pub(crate) fn over6(ctx: &SockAddrContext) -> i32 {
+    match meshed(ctx) {
+        Some((cookie, pod)) => {
+            let sent = connect(ctx, cookie, pod, context::user6(ctx.sock_addr));
+            apply(sent, |address, port| context::set_user6(ctx.sock_addr, address, port))
+        }
+        None => ALLOW,
+    }
+}
+
+/// The pod of a TCP socket. The early way out of everything that is not ours.
+#[inline(always)]
+pub(crate) fn meshed(ctx: &SockAddrContext) -> Option<(u64, &'static PodConfig)> {
+    if !is_tcp(ctx.sock_addr) {
+        return None;
+    }
+    // SAFETY: the helper takes the context it is called with; the cookie is that of the socket's namespace.
+    let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    Some((cookie, maps::pod(cookie)?))
+}
+
+enum Sent {
+    AsAsked,
+    Refused,
+    To(Address, u16),
+}
+
+#[inline(always)]
+fn apply(sent: Sent, set: impl FnOnce(Address, u16)) -> i32 {
+    match sent {
+        Sent::AsAsked => ALLOW,
+        Sent::Refused => REFUSE,
+        Sent::To(address, port) => {
+            set(address, port);
+            ALLOW
+        }
+    }
+}
+
+#[inline(always)]
+fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, destination: Address) -> Sent {
+    let port = context::user_port(ctx.sock_addr);
+    // SAFETY: `sk` is a field of the context; the verifier knows it as a socket.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    // SAFETY: storage of the context's own socket.
+    let known = unsafe { SOCKETS.get_ptr_mut(ctx) };
+    if !known.is_null() && forget(known, destination, port) {
+        maps::count(cookie, Reason::AlreadyCaptured);
+        return Sent::AsAsked;
+    }
+    let source_port = read!(sk, src_port) as u16;
+    let connection =
+        Outbound { uid: ctx.uid(), gid: ctx.gid(), destination, port, source: context::local_address(sk) };
+    let verdict = decide::outbound(pod, &PodRules::of(cookie), &connection);
+    maps::count(cookie, verdict.reason());
+    let Verdict::Capture { slot, address, .. } = verdict else {
+        return Sent::AsAsked;
+    };
+    let rotation = if source_port == 0 { rotation() } else { 0 };
+    let virtual_port = virtual_port::pick(destination, port, rotation, source_port);
+    let mut state = SocketState {
+        destination,
+        sent_to: address,
+        port: u32::from(port),
+        virtual_port: u32::from(virtual_port),
+        slot,
+        role: role::CLIENT,
+    };
+    // SAFETY: as above.
+    let stored = unsafe { SOCKETS.get_or_insert_ptr_mut(ctx, Some(&mut state)) };
+    if stored.is_null() {
+        maps::count(cookie, Reason::NoState);
+        return Sent::Refused;
+    }
+    // SAFETY: not null; the value is freed with the socket, which the context holds. A value that was there is overwritten
+    // but for the mark that the proxy bound this socket.
+    unsafe {
+        state.role |= (*stored).role & role::PROXY;
+        *stored = state;
+    }
+    Sent::To(address, virtual_port)
+}
+
+/// Drops what an earlier connect of this socket left. True when that was the same connect: a second attachment of our programs
+/// (one on `kubepods`, one above it, for the moment it takes to move) must not capture what the first has captured.
+#[inline(always)]
+fn forget(known: *mut SocketState, destination: Address, port: u16) -> bool {
+    // SAFETY: storage the helper returned, checked for null by the caller.
+    unsafe {
+        if (*known).role & role::CLIENT == 0 {
+            return false;
+        }
+        if (*known).virtual_port == u32::from(port) && (*known).sent_to.same(destination) {
+            return true;
+        }
+        (*known).role &= !role::CLIENT;
+    }
+    false
+}
+
+/// A number that is different for each connection of this node, near enough.
+#[inline(always)]
+fn rotation() -> u32 {
+    let Some(counter) = ROTATION.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own copy of the only element; a lost increment would only repeat a port.
+    let count = unsafe {
+        *counter = (*counter).wrapping_add(1);
+        *counter
+    };
+    // SAFETY: takes no argument.
+    let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
+    virtual_port::rotation(count, cpu)
+}

@@ -1,0 +1,83 @@
+//! Reading and writing context fields.
+//!
+//! Every access is volatile: the compiler would otherwise merge neighbouring 32-bit fields into one 64-bit access or choose
+//! between two fields by pointer arithmetic, and the verifier allows neither on a context.
+
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
+use shunt_abi::Address;
+
+/// `AF_INET`
+pub(crate) const AF_INET: u32 = 2;
+/// `AF_INET6`
+pub(crate) const AF_INET6: u32 = 10;
+
+/// Reads one field.
+macro_rules! read {
+    ($pointer:expr, $($field:tt)+) => {
+        // SAFETY: a field of a context the kernel handed us; the verifier checks offset and size.
+        unsafe { ::core::ptr::read_volatile(&raw const (*$pointer).$($field)+) }
+    };
+}
+
+/// Writes one field.
+macro_rules! write {
+    ($pointer:expr, $field:ident $([$index:literal])?, $value:expr) => {
+        // SAFETY: a writable field of a context the kernel handed us; the verifier checks offset and size.
+        unsafe { ::core::ptr::write_volatile(&raw mut (*$pointer).$field $([$index])?, $value) }
+    };
+}
+
+/// Reads an IPv6 address field as an address.
+macro_rules! read6 {
+    ($pointer:expr, $field:ident) => {
+        ::shunt_abi::Address([
+            $crate::context::read!($pointer, $field[0]),
+            $crate::context::read!($pointer, $field[1]),
+            $crate::context::read!($pointer, $field[2]),
+            $crate::context::read!($pointer, $field[3]),
+        ])
+    };
+}
+
+pub(crate) use {read, read6, write};
+
+/// The address a `sock_addr` program was called with, IPv4.
+#[inline(always)]
+pub(crate) fn user4(ctx: *const bpf_sock_addr) -> Address {
+    Address::v4(read!(ctx, user_ip4))
+}
+
+/// The same, IPv6.
+#[inline(always)]
+pub(crate) fn user6(ctx: *const bpf_sock_addr) -> Address {
+    read6!(ctx, user_ip6)
+}
+
+/// Its port, host order.
+#[inline(always)]
+pub(crate) fn user_port(ctx: *const bpf_sock_addr) -> u16 {
+    u16::from_be(read!(ctx, user_port) as u16)
+}
+
+/// Replaces address and port, IPv4.
+#[inline(always)]
+pub(crate) fn set_user4(ctx: *mut bpf_sock_addr, address: Address, port: u16) {
+    write!(ctx, user_ip4, address.0[3]);
+    write!(ctx, user_port, u32::from(port.to_be()));
+}
+
+/// Replaces address and port, IPv6; an IPv4 address is written in its mapped form.
+#[inline(always)]
+pub(crate) fn set_user6(ctx: *mut bpf_sock_addr, address: Address, port: u16) {
+    write!(ctx, user_ip6[0], address.0[0]);
+    write!(ctx, user_ip6[1], address.0[1]);
+    write!(ctx, user_ip6[2], address.0[2]);
+    write!(ctx, user_ip6[3], address.0[3]);
+    write!(ctx, user_port, u32::from(port.to_be()));
+}
+
+/// Local address of a socket.
+#[inline(always)]
+pub(crate) fn local_address(sk: *const bpf_sock) -> Address {
+    if read!(sk, family) == AF_INET { Address::v4(read!(sk, src_ip4)) } else { read6!(sk, src_ip6) }
+}

@@ -1,0 +1,78 @@
+//! Which socket a new connection to the pod belongs to. Runs once for each connection, never for a packet of an established one.
+
+use core::arch::asm;
+
+use aya_ebpf::bindings::{bpf_sk_lookup, sk_action};
+use aya_ebpf::programs::SkLookupContext;
+use shunt_abi::decide::{self, Inbound, Verdict};
+use shunt_abi::{Address, LISTENERS_PER_SLOT, ListenerKey, PairKey, Reason, names, virtual_port};
+
+use crate::context::{AF_INET, read, read6};
+use crate::maps::{self, LISTENERS, PAIRS, PodRules};
+
+const IPPROTO_TCP: u32 = 6;
+
+/// This pod's key. Each pod has its own copy of this program, with its cookie in place of the placeholder; the assembly keeps it
+/// one instruction that the plugin finds and the compiler cannot fold into others.
+#[inline(always)]
+fn own_cookie() -> u64 {
+    let cookie: u64;
+    // SAFETY: loads a constant into a register.
+    unsafe { asm!("{0} = {1} ll", out(reg) cookie, const names::COOKIE_PLACEHOLDER) };
+    cookie
+}
+
+/// Gives the connection to the proxy, or leaves it to the kernel.
+#[inline(always)]
+pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
+    let lookup = ctx.lookup;
+    if read!(lookup, protocol) != IPPROTO_TCP {
+        return sk_action::SK_PASS;
+    }
+    let cookie = own_cookie();
+    let Some(pod) = maps::pod(cookie) else {
+        return sk_action::SK_PASS;
+    };
+    let (source, destination) = addresses(lookup);
+    let port = read!(lookup, local_port);
+    if virtual_port::contains(port) {
+        let client_port = u32::from(u16::from_be(read!(lookup, remote_port)));
+        let key = PairKey { pod: cookie, client: source, client_port, virtual_port: port };
+        // SAFETY: an LRU entry may be reused while it is read; the key is that of this one connection.
+        if let Some(pair) = unsafe { PAIRS.get(&key) } {
+            return assign(ctx, cookie, pair.slot);
+        }
+    }
+    let connection = Inbound { source, destination, port: port as u16 };
+    let verdict = decide::inbound(pod, &PodRules::of(cookie), &connection);
+    maps::count(cookie, verdict.reason());
+    match verdict {
+        Verdict::Pass(_) => sk_action::SK_PASS,
+        Verdict::Capture { slot, .. } => assign(ctx, cookie, slot),
+    }
+}
+
+#[inline(always)]
+fn addresses(lookup: *const bpf_sk_lookup) -> (Address, Address) {
+    if read!(lookup, family) == AF_INET {
+        (Address::v4(read!(lookup, remote_ip4)), Address::v4(read!(lookup, local_ip4)))
+    } else {
+        (read6!(lookup, remote_ip6), read6!(lookup, local_ip6))
+    }
+}
+
+/// The first listener of the slot that can take this connection; the kernel then picks one of its reuseport group. None: a reset,
+/// never the app.
+#[inline(always)]
+fn assign(ctx: &SkLookupContext, pod: u64, slot: u32) -> u32 {
+    let mut index = 0;
+    while index < LISTENERS_PER_SLOT {
+        // Fails for an empty place and for a listener of the other family.
+        if LISTENERS.redirect_sk_lookup(ctx, ListenerKey { pod, slot, index }, 0).is_ok() {
+            return sk_action::SK_PASS;
+        }
+        index += 1;
+    }
+    maps::count(pod, Reason::NoListener);
+    sk_action::SK_DROP
+}
