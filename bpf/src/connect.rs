@@ -1,7 +1,7 @@
 //! Outbound connections: sends a captured one to the pod's own address and a virtual port.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_get_netns_cookie};
 use aya_ebpf::programs::SockAddrContext;
 use shunt_abi::decide::{self, Outbound, Verdict};
@@ -22,8 +22,8 @@ const REFUSE: i32 = 0;
 /// True for TCP in any guise.
 #[inline(always)]
 pub(crate) fn is_tcp(ctx: *const bpf_sock_addr) -> bool {
-    let protocol = read!(ctx, protocol);
-    read!(ctx, type_) == SOCK_STREAM && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP)
+    let protocol = read!(bpf_sock_addr, ctx, protocol);
+    read!(bpf_sock_addr, ctx, type_) == SOCK_STREAM && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP)
 }
 
 /// IPv4 sockets.
@@ -90,7 +90,7 @@ fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, destination: Add
         maps::count(cookie, Reason::AlreadyCaptured);
         return Sent::AsAsked;
     }
-    let source_port = read!(sk, src_port) as u16;
+    let source_port = read!(bpf_sock, sk, src_port) as u16;
     let connection =
         Outbound { uid: ctx.uid(), gid: ctx.gid(), destination, port, source: context::local_address(sk) };
     let verdict = decide::outbound(pod, &PodRules::of(cookie), &connection);

@@ -1,7 +1,7 @@
 //! Reading and writing context fields.
 //!
-//! Every access is volatile: the compiler would otherwise merge neighbouring 32-bit fields into one 64-bit access or choose
-//! between two fields by pointer arithmetic, and the verifier allows neither on a context.
+//! Left to itself the compiler merges neighbouring 32-bit fields into one 64-bit access, or chooses between two fields by pointer
+//! arithmetic; the verifier allows neither on a context. Hence assembly for reads and volatile writes.
 
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use shunt_abi::Address;
@@ -11,12 +11,26 @@ pub(crate) const AF_INET: u32 = 2;
 /// `AF_INET6`
 pub(crate) const AF_INET6: u32 = 10;
 
-/// Reads one field.
+/// Reads one 32-bit field, or one word of an array field, as a `u32`.
+///
+/// In assembly, because that is the only form the compiler leaves alone: a volatile read still lets it turn "this field or that
+/// one" into one read at a chosen address.
 macro_rules! read {
-    ($pointer:expr, $($field:tt)+) => {
-        // SAFETY: a field of a context the kernel handed us; the verifier checks offset and size.
-        unsafe { ::core::ptr::read_volatile(&raw const (*$pointer).$($field)+) }
-    };
+    ($type:ty, $pointer:expr, $field:ident $([$index:literal])?) => {{
+        let pointer: *const $type = $pointer;
+        let value: u64;
+        // SAFETY: a 4-byte read at a field's offset in a context the kernel handed us; the verifier checks both.
+        unsafe {
+            ::core::arch::asm!(
+                "{0} = *(u32 *)({1} + {2})",
+                lateout(reg) value,
+                in(reg) pointer,
+                const ::core::mem::offset_of!($type, $field) $(+ 4 * $index)?,
+                options(nostack, readonly),
+            );
+        };
+        value as u32
+    }};
 }
 
 /// Writes one field.
@@ -29,12 +43,12 @@ macro_rules! write {
 
 /// Reads an IPv6 address field as an address.
 macro_rules! read6 {
-    ($pointer:expr, $field:ident) => {
+    ($type:ty, $pointer:expr, $field:ident) => {
         ::shunt_abi::Address([
-            $crate::context::read!($pointer, $field[0]),
-            $crate::context::read!($pointer, $field[1]),
-            $crate::context::read!($pointer, $field[2]),
-            $crate::context::read!($pointer, $field[3]),
+            $crate::context::read!($type, $pointer, $field[0]),
+            $crate::context::read!($type, $pointer, $field[1]),
+            $crate::context::read!($type, $pointer, $field[2]),
+            $crate::context::read!($type, $pointer, $field[3]),
         ])
     };
 }
@@ -44,19 +58,19 @@ pub(crate) use {read, read6, write};
 /// The address a `sock_addr` program was called with, IPv4.
 #[inline(always)]
 pub(crate) fn user4(ctx: *const bpf_sock_addr) -> Address {
-    Address::v4(read!(ctx, user_ip4))
+    Address::v4(read!(bpf_sock_addr, ctx, user_ip4))
 }
 
 /// The same, IPv6.
 #[inline(always)]
 pub(crate) fn user6(ctx: *const bpf_sock_addr) -> Address {
-    read6!(ctx, user_ip6)
+    read6!(bpf_sock_addr, ctx, user_ip6)
 }
 
 /// Its port, host order.
 #[inline(always)]
 pub(crate) fn user_port(ctx: *const bpf_sock_addr) -> u16 {
-    u16::from_be(read!(ctx, user_port) as u16)
+    u16::from_be(read!(bpf_sock_addr, ctx, user_port) as u16)
 }
 
 /// Replaces address and port, IPv4.
@@ -79,5 +93,5 @@ pub(crate) fn set_user6(ctx: *mut bpf_sock_addr, address: Address, port: u16) {
 /// Local address of a socket.
 #[inline(always)]
 pub(crate) fn local_address(sk: *const bpf_sock) -> Address {
-    if read!(sk, family) == AF_INET { Address::v4(read!(sk, src_ip4)) } else { read6!(sk, src_ip6) }
+    if read!(bpf_sock, sk, family) == AF_INET { Address::v4(read!(bpf_sock, sk, src_ip4)) } else { read6!(bpf_sock, sk, src_ip6) }
 }

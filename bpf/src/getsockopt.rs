@@ -10,9 +10,9 @@ use crate::context::{AF_INET, AF_INET6, local_address, read, write};
 use crate::maps::{self, SOCKETS};
 
 /// `SO_ORIGINAL_DST` and `IP6T_SO_ORIGINAL_DST`.
-const ORIGINAL_DST: i32 = 80;
-const SOL_IP: i32 = 0;
-const SOL_IPV6: i32 = 41;
+const ORIGINAL_DST: u32 = 80;
+const SOL_IP: u32 = 0;
+const SOL_IPV6: u32 = 41;
 const TCP_ESTABLISHED: u32 = 1;
 
 /// Answers the option, and leaves every other call's result as the kernel made it (`optlen` 0 says so).
@@ -25,10 +25,10 @@ pub(crate) fn option(ctx: &SockoptContext) {
 
 #[inline(always)]
 fn answer(ctx: &SockoptContext) -> bool {
-    if read!(ctx.sockopt, optname) != ORIGINAL_DST {
+    if read!(bpf_sockopt, ctx.sockopt, optname) != ORIGINAL_DST {
         return false;
     }
-    let level = read!(ctx.sockopt, level);
+    let level = read!(bpf_sockopt, ctx.sockopt, level);
     if level != SOL_IP && level != SOL_IPV6 {
         return false;
     }
@@ -42,7 +42,7 @@ fn answer(ctx: &SockoptContext) -> bool {
     };
     match (level, destination.is_v4()) {
         (SOL_IP, true) => write4(ctx.sockopt, destination, port),
-        (SOL_IPV6, false) if read!(sk, family) == AF_INET6 => write6(ctx.sockopt, destination, port),
+        (SOL_IPV6, false) if read!(bpf_sock, sk, family) == AF_INET6 => write6(ctx.sockopt, destination, port),
         _ => false,
     }
 }
@@ -64,8 +64,8 @@ fn original(ctx: &SockoptContext, sk: *mut bpf_sock) -> Option<(Address, u16)> {
     }
     // SAFETY: the helper takes the context it is called with.
     let pod = maps::pod(unsafe { bpf_get_netns_cookie(ctx.as_ptr()) })?;
-    let port = read!(sk, src_port);
-    if read!(sk, state) != TCP_ESTABLISHED
+    let port = read!(bpf_sock, sk, src_port);
+    if read!(bpf_sock, sk, state) != TCP_ESTABLISHED
         || port == u32::from(pod.outbound_port)
         || port == u32::from(pod.inbound_port)
     {

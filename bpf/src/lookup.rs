@@ -26,7 +26,7 @@ fn own_cookie() -> u64 {
 #[inline(always)]
 pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
     let lookup = ctx.lookup;
-    if read!(lookup, protocol) != IPPROTO_TCP {
+    if read!(bpf_sk_lookup, lookup, protocol) != IPPROTO_TCP {
         return sk_action::SK_PASS;
     }
     let cookie = own_cookie();
@@ -34,9 +34,9 @@ pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
         return sk_action::SK_PASS;
     };
     let (source, destination) = addresses(lookup);
-    let port = read!(lookup, local_port);
+    let port = read!(bpf_sk_lookup, lookup, local_port);
     if virtual_port::contains(port) {
-        let client_port = u32::from(u16::from_be(read!(lookup, remote_port)));
+        let client_port = u32::from(u16::from_be(read!(bpf_sk_lookup, lookup, remote_port) as u16));
         let key = PairKey { pod: cookie, client: source, client_port, virtual_port: port };
         // SAFETY: an LRU entry may be reused while it is read; the key is that of this one connection.
         if let Some(pair) = unsafe { PAIRS.get(&key) } {
@@ -54,10 +54,10 @@ pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
 
 #[inline(always)]
 fn addresses(lookup: *const bpf_sk_lookup) -> (Address, Address) {
-    if read!(lookup, family) == AF_INET {
-        (Address::v4(read!(lookup, remote_ip4)), Address::v4(read!(lookup, local_ip4)))
+    if read!(bpf_sk_lookup, lookup, family) == AF_INET {
+        (Address::v4(read!(bpf_sk_lookup, lookup, remote_ip4)), Address::v4(read!(bpf_sk_lookup, lookup, local_ip4)))
     } else {
-        (read6!(lookup, remote_ip6), read6!(lookup, local_ip6))
+        (read6!(bpf_sk_lookup, lookup, remote_ip6), read6!(bpf_sk_lookup, lookup, local_ip6))
     }
 }
 

@@ -55,12 +55,12 @@ fn state(ctx: &SockOpsContext, create: Option<&mut SocketState>) -> Option<&'sta
 
 #[inline(always)]
 fn local(ops: *const bpf_sock_ops) -> Address {
-    if read!(ops, family) == AF_INET { Address::v4(read!(ops, local_ip4)) } else { read6!(ops, local_ip6) }
+    if read!(bpf_sock_ops, ops, family) == AF_INET { Address::v4(read!(bpf_sock_ops, ops, local_ip4)) } else { read6!(bpf_sock_ops, ops, local_ip6) }
 }
 
 #[inline(always)]
 fn remote(ops: *const bpf_sock_ops) -> Address {
-    if read!(ops, family) == AF_INET { Address::v4(read!(ops, remote_ip4)) } else { read6!(ops, remote_ip6) }
+    if read!(bpf_sock_ops, ops, family) == AF_INET { Address::v4(read!(bpf_sock_ops, ops, remote_ip4)) } else { read6!(bpf_sock_ops, ops, remote_ip6) }
 }
 
 /// Before the SYN, with the source address and port chosen: leaves the original destination where `sk_lookup` and the accepted
@@ -75,7 +75,7 @@ fn connecting(ctx: &SockOpsContext) {
     }
     let pod = cookie(ctx);
     let client = local(ctx.ops);
-    let client_port = read!(ctx.ops, local_port);
+    let client_port = read!(bpf_sock_ops, ctx.ops, local_port);
     if client_port == state.virtual_port && client.same(state.sent_to) {
         maps::count(pod, Reason::SelfConnect);
     }
@@ -102,7 +102,7 @@ fn changed(ctx: &SockOpsContext) {
     let key = PairKey {
         pod: cookie(ctx),
         client: local(ctx.ops),
-        client_port: read!(ctx.ops, local_port),
+        client_port: read!(bpf_sock_ops, ctx.ops, local_port),
         virtual_port: state.virtual_port,
     };
     // Not there is as good.
@@ -112,12 +112,12 @@ fn changed(ctx: &SockOpsContext) {
 /// The proxy's end is about to be accepted: moves the original destination into its socket.
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
-    let virtual_port = read!(ctx.ops, local_port);
+    let virtual_port = read!(bpf_sock_ops, ctx.ops, local_port);
     if !virtual_port::contains(virtual_port) {
         return;
     }
     let pod = cookie(ctx);
-    let client_port = u32::from_be(read!(ctx.ops, remote_port));
+    let client_port = u32::from_be(read!(bpf_sock_ops, ctx.ops, remote_port));
     let key = PairKey { pod, client: remote(ctx.ops), client_port, virtual_port };
     // SAFETY: an LRU entry may be reused while it is read; the key is that of this one connection, and nobody else writes it.
     let Some(pair) = (unsafe { PAIRS.get(&key) }) else {
@@ -144,7 +144,7 @@ fn listening(ctx: &SockOpsContext) {
     let Some(config) = maps::pod(pod) else {
         return;
     };
-    let port = read!(ctx.ops, local_port);
+    let port = read!(bpf_sock_ops, ctx.ops, local_port);
     let slot = if port == u32::from(config.outbound_port) {
         slot::OUTBOUND
     } else if port == u32::from(config.inbound_port) {

@@ -1,0 +1,234 @@
+//! The eBPF backend: one pod's capture from the first look at its namespace to the verified links.
+
+use shunt_abi::VERSION;
+
+use super::{Job, Places, Receipt};
+use crate::attachment::Attachment;
+use crate::bpf::pins::Layout;
+use crate::bpf::pod::{PodPins, configuration};
+use crate::bpf::programs::{collect, cover, ensure};
+use crate::bpf::rules::{Encoded, ProxyIds, encoded};
+use crate::cgroup::{Cgroups, PodCgroup};
+use crate::error::{Error, Failed as _, Kind};
+use crate::fault::Outcome;
+use crate::link::{Interfaces, interfaces};
+use crate::lock::Lock;
+use crate::netns::{Netns, cookie_of_thread};
+use crate::ports;
+use crate::userns;
+
+/// What is read of a namespace, and the one thing written in it.
+struct Seen {
+    cookie: u64,
+    interfaces: Interfaces,
+    reserved_ports: Option<String>,
+}
+
+/// Prepare, write maps, attach, verify. See [`super::install`].
+pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
+    let name = job.attachment.pin_name();
+    let locks = Lock::new(places.state_dir, job.deadline);
+    let cgroups = Cgroups::find(places.state_dir).failed(Kind::Capability, || "finding the cgroup2 hierarchy")?;
+    let cgroup = cgroups
+        .resolve(job.cgroup_path, job.pod_uid)
+        .failed(Kind::Config, || "finding the pod's cgroup (runtimeConfig.cgroupPath)")?;
+    let ids = userns::outside(job.netns, &job.plan.exempt_uids, &job.plan.exempt_gids)
+        .failed(Kind::Netns, || "translating the proxy's ids")?;
+    let seen = job.netns.run(look).failed(Kind::Netns, || "looking at the pod's network namespace")?;
+    if !has_address(&seen.interfaces) {
+        return Err(Error::new(Kind::Attach, "no interface of the pod has an address: chain shunt after the plugin that assigns one"));
+    }
+    let layout = programs(places, job, &locks, &cgroups, &cgroup)?;
+    let pins = PodPins { layout: &layout, name: &name, cookie: seen.cookie };
+    let first = !layout.pod(&name, seen.cookie).is_dir();
+    let installed = capture(&pins, job, &seen, &ids, &cgroup);
+    match installed {
+        Ok(generation) => {
+            remove_others(places, &layout, &name, seen.cookie)?;
+            Ok(Receipt::Ebpf {
+                abi: VERSION,
+                object: layout.hash().to_owned(),
+                cookie: seen.cookie,
+                generation,
+                pod_cgroup: cgroup.pod,
+                all_pods: cgroup.all_pods,
+                reserved_ports: seen.reserved_ports.or_else(|| reserved_before(job.before)),
+            })
+        }
+        // A pod that was captured before stays captured: its processes run.
+        Err(error) if !first => Err(error),
+        Err(error) => Err(match undo(&layout, &pins, job.netns, seen.reserved_ports.as_deref()) {
+            Ok(()) => error,
+            Err(undo) => error.with_undo(undo),
+        }),
+    }
+}
+
+fn reserved_before(before: Option<&Receipt>) -> Option<String> {
+    match before {
+        Some(Receipt::Ebpf { reserved_ports, .. }) => reserved_ports.clone(),
+        None => None,
+    }
+}
+
+/// Runs inside the namespace.
+fn look() -> Outcome<Seen> {
+    Ok(Seen { cookie: cookie_of_thread()?, interfaces: interfaces()?, reserved_ports: ports::reserve()? })
+}
+
+fn has_address(interfaces: &Interfaces) -> bool {
+    interfaces.addresses.iter().any(|address| address.interface != "lo" && !address.ip.is_loopback())
+}
+
+/// The pins to use: those that already serve this attachment, if this plugin knows their layout, so that listeners it knows stay
+/// known over an upgrade; else those of this plugin's own object.
+fn programs(
+    places: Places<'_>,
+    job: &Job<'_>,
+    locks: &Lock<'_>,
+    cgroups: &Cgroups,
+    cgroup: &PodCgroup,
+) -> Result<Layout, Error> {
+    if let Some(Receipt::Ebpf { abi: VERSION, object, .. }) = job.before {
+        let layout = Layout::new(places.bpf_dir, object);
+        if layout.attachment(&job.attachment.pin_name()).is_dir() {
+            cover(&layout, locks, cgroups, &cgroup.all_pods)
+                .failed(Kind::Attach, || "checking where the shared programs are attached")?;
+            return Ok(layout);
+        }
+    }
+    ensure(places.bpf_dir, locks, cgroups, Some(&cgroup.all_pods)).failed(Kind::Load, || "loading the shared programs")
+}
+
+/// Writes, attaches and verifies; returns the generation written.
+fn capture(
+    pins: &PodPins<'_>,
+    job: &Job<'_>,
+    seen: &Seen,
+    ids: &ProxyIds,
+    cgroup: &PodCgroup,
+) -> Result<u32, Error> {
+    pins.prepare().failed(Kind::Attach, || "making a place for the pod's pins")?;
+    let before = configuration(pins.layout, pins.cookie).failed(Kind::Attach, || "reading the map of pods")?;
+    let generation = before.map_or(1, |config| config.generation.wrapping_add(1));
+    let wanted = encoded(job.plan, &seen.interfaces, job.attachment.ifname(), ids, generation);
+    pins.write(&wanted).failed(Kind::Attach, || "writing the pod's map entries")?;
+    pins.attach(job.netns, cgroup.pod.as_deref(), &cgroup.all_pods)
+        .failed(Kind::Attach, || "attaching the pod's own programs")?;
+    read_back(pins, job.netns, &wanted)?;
+    Ok(generation)
+}
+
+fn read_back(pins: &PodPins<'_>, netns: &Netns, wanted: &Encoded) -> Result<(), Error> {
+    let config = configuration(pins.layout, pins.cookie).failed(Kind::Verify, || "reading the pod's configuration back")?;
+    if config != Some(wanted.config) {
+        return Err(Error::new(Kind::Verify, "the kernel's configuration of the pod is not the one written"));
+    }
+    if !pins.lookup_attached(netns).failed(Kind::Verify, || "reading the pod's link back")? {
+        return Err(Error::new(Kind::Verify, "the pod's sk_lookup link is not on its network namespace"));
+    }
+    Ok(())
+}
+
+/// Takes back a first ADD that failed.
+fn undo(layout: &Layout, pins: &PodPins<'_>, netns: &Netns, reserved_ports: Option<&str>) -> Result<(), Error> {
+    let ports = match reserved_ports {
+        Some(before) => netns.run(|| ports::restore(before)),
+        None => Ok(()),
+    };
+    pins.remove()
+        .and_then(|()| crate::bpf::pins::remove_tree(&layout.attachment(pins.name)))
+        .and(ports)
+        .failed(Kind::Attach, || "undoing the ADD")
+}
+
+/// Pins of the same attachment in another namespace or of another object, left by an ADD that was killed.
+fn remove_others(places: Places<'_>, layout: &Layout, name: &str, cookie: u64) -> Result<(), Error> {
+    let others = || -> Outcome<()> {
+        for other in Layout::all(places.bpf_dir)? {
+            for found in other.cookies(name)? {
+                if &other != layout || found != cookie {
+                    PodPins { layout: &other, name, cookie: found }.remove()?;
+                }
+            }
+            if &other != layout {
+                crate::bpf::pins::remove_tree(&other.attachment(name))?;
+            }
+        }
+        Ok(())
+    };
+    others().failed(Kind::Attach, || "removing what an earlier ADD of this attachment left")
+}
+
+/// See [`super::verify`].
+pub fn verify(places: Places<'_>, attachment: &Attachment, netns: &Netns, receipt: &Receipt) -> Result<(), Error> {
+    let Receipt::Ebpf { abi, object, cookie, generation, pod_cgroup, all_pods, .. } = receipt;
+    let wrong = |what: &str| Err(Error::new(Kind::Verify, what.to_owned()));
+    if *abi != VERSION {
+        return wrong("the attachment was made by a plugin with another kernel interface");
+    }
+    let layout = Layout::new(places.bpf_dir, object);
+    let name = attachment.pin_name();
+    let pins = PodPins { layout: &layout, name: &name, cookie: *cookie };
+    let cgroups = Cgroups::find(places.state_dir).failed(Kind::Verify, || "finding the cgroup2 hierarchy")?;
+    let missing = crate::bpf::programs::missing(&layout, &cgroups, all_pods)
+        .failed(Kind::Verify, || "asking where the shared programs are attached")?;
+    if let Some(program) = missing.first() {
+        return wrong(&format!("program {program} does not run for the pods under {}", all_pods.display()));
+    }
+    match configuration(&layout, *cookie).failed(Kind::Verify, || "reading the pod's configuration")? {
+        // A second attachment in the same namespace counts the same entry up.
+        Some(config) if config.generation >= *generation => {}
+        Some(_) => return wrong("the kernel's configuration of the pod is older than its record"),
+        None => return wrong("the kernel has no configuration of the pod"),
+    }
+    if !pins.has_rules().failed(Kind::Verify, || "reading the pod's rules")? {
+        return wrong("the kernel has no rules of the pod");
+    }
+    if !pins.lookup_attached(netns).failed(Kind::Verify, || "asking the pod's link")? {
+        return wrong("the pod's sk_lookup link is not on its network namespace");
+    }
+    if !pins.getsockopt_attached(pod_cgroup.as_deref(), all_pods).failed(Kind::Verify, || "asking the getsockopt link")? {
+        return wrong("the getsockopt link is not on the pod's cgroup");
+    }
+    Ok(())
+}
+
+/// See [`super::remove`].
+pub fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Error> {
+    let mut first = Ok(());
+    for layout in Layout::all(places.bpf_dir).failed(Kind::Attach, || "listing the pins")? {
+        let removed = || -> Outcome<()> {
+            for cookie in layout.cookies(name)? {
+                PodPins { layout: &layout, name, cookie }.remove()?;
+            }
+            crate::bpf::pins::remove_tree(&layout.attachment(name))
+        };
+        first = first.and(removed().failed(Kind::Attach, || "removing the pod's pins and map entries"));
+    }
+    let collected = collect(places.bpf_dir, locks).failed(Kind::Load, || "removing programs that serve no pod");
+    first.and(collected)
+}
+
+/// See [`super::attachments`].
+pub fn attachments(places: Places<'_>) -> Result<Vec<String>, Error> {
+    let all = || -> Outcome<Vec<String>> {
+        let mut names = Vec::new();
+        for layout in Layout::all(places.bpf_dir)? {
+            names.extend(layout.attachments()?);
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    };
+    all().failed(Kind::Io, || "listing the pins")
+}
+
+/// See [`super::prepare`].
+pub fn prepare(places: Places<'_>, locks: &Lock<'_>) -> Result<(), Error> {
+    let cgroups = Cgroups::find(places.state_dir).failed(Kind::NotAvailable, || "finding the cgroup2 hierarchy")?;
+    let pods = cgroups.usual_place();
+    ensure(places.bpf_dir, locks, &cgroups, pods.as_deref())
+        .failed(Kind::NotAvailable, || "loading the shared programs")?;
+    Ok(())
+}

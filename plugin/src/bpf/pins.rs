@@ -1,0 +1,130 @@
+//! Where things are pinned.
+//!
+//! ```text
+//! <bpfDir>/<object hash>/maps/<NAME>
+//!                        programs/<name>
+//!                        links/<name>                     shared, on the cgroup all pods live under
+//!                        pods/<attachment>/<cookie>/<name> one pod's own links
+//! ```
+//!
+//! An attachment's directory is made before anything else of it and removed last, and has the namespace's cookie in it: what
+//! an ADD that was killed half-way left in the maps is found from the pins alone.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::fault::{Outcome, Tried as _};
+
+/// Paths of one object's pins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+/// Name of a directory being filled; bpffs allows no dot in a name.
+pub const TEMPORARY: &str = "loading-";
+
+impl Layout {
+    /// Pins of the object `hash` under `bpf_dir`.
+    pub fn new(bpf_dir: &Path, hash: &str) -> Self {
+        Self { root: bpf_dir.join(hash) }
+    }
+
+    /// Every object that has pins under `bpf_dir`, half-loaded ones left out.
+    pub fn all(bpf_dir: &Path) -> Outcome<Vec<Self>> {
+        Ok(children(bpf_dir)?
+            .into_iter()
+            .filter(|name| !name.starts_with(TEMPORARY))
+            .map(|name| Self { root: bpf_dir.join(name) })
+            .collect())
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The object's hash.
+    pub fn hash(&self) -> &str {
+        self.root.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
+    /// A pinned map.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.root.join("maps").join(name)
+    }
+
+    /// A pinned program.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.root.join("programs").join(name)
+    }
+
+    /// A pinned shared link.
+    pub fn link(&self, name: &str) -> PathBuf {
+        self.root.join("links").join(name)
+    }
+
+    /// All attachments.
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    /// One attachment.
+    pub fn attachment(&self, name: &str) -> PathBuf {
+        self.pods().join(name)
+    }
+
+    /// One attachment's pins in the namespace with this cookie.
+    pub fn pod(&self, name: &str, cookie: u64) -> PathBuf {
+        self.attachment(name).join(format!("{cookie:016x}"))
+    }
+
+    /// Cookies of the namespaces an attachment has pins for: one, or more after an ADD that was killed.
+    pub fn cookies(&self, name: &str) -> Outcome<Vec<u64>> {
+        Ok(children(&self.attachment(name))?.iter().filter_map(|name| u64::from_str_radix(name, 16).ok()).collect())
+    }
+
+    /// Names of all attachments with pins.
+    pub fn attachments(&self) -> Outcome<Vec<String>> {
+        children(&self.pods())
+    }
+
+    /// True if an attachment other than `name` is in the namespace with this cookie.
+    pub fn shared(&self, name: &str, cookie: u64) -> Outcome<bool> {
+        for other in self.attachments()? {
+            if other != name && self.cookies(&other)?.contains(&cookie) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Names in a directory, sorted; none if it is not there.
+pub fn children(directory: &Path) -> Outcome<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).tried(|| format!("list {}", directory.display())),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.tried(|| format!("list {}", directory.display()))?;
+        if let Ok(name) = entry.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Removes a directory and all under it; nothing there is success.
+pub fn remove_tree(directory: &Path) -> Outcome<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).tried(|| format!("remove pins {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
+}

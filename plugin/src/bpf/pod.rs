@@ -1,0 +1,215 @@
+//! One pod's part of the kernel side: its map entries and its links.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::of_maps::HashOfMaps;
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues, SockHash};
+use aya_obj::generated::bpf_attach_type;
+use shunt_abi::{
+    Counters, LISTENERS_PER_SLOT, ListenerKey, PodConfig, PodKey, Reason, Rule, RuleKey, names, slot,
+};
+
+use super::pins::{Layout, remove_tree};
+use super::rules::Encoded;
+use super::{object, programs, sys};
+use crate::fault::{Fault, Outcome, Tried as _};
+use crate::netns::Netns;
+
+type Trie = LpmTrie<MapData, RuleKey, Rule>;
+
+/// An attachment's pins in one namespace: what every function below works on.
+#[derive(Debug, Clone, Copy)]
+pub struct PodPins<'a> {
+    /// The object's pins.
+    pub layout: &'a Layout,
+    /// The attachment's name.
+    pub name: &'a str,
+    /// The namespace's cookie.
+    pub cookie: PodKey,
+}
+
+fn open(layout: &Layout, name: &str) -> Outcome<Map> {
+    let path = layout.map(name);
+    let data = MapData::from_pin(&path).tried(|| format!("open pinned map {}", path.display()))?;
+    Map::from_map_data(data).tried(|| format!("use pinned map {}", path.display()))
+}
+
+fn pods(layout: &Layout) -> Outcome<HashMap<MapData, PodKey, PodConfig>> {
+    HashMap::try_from(open(layout, names::PODS)?).tried(|| "use the map of pods")
+}
+
+fn tries(layout: &Layout) -> Outcome<HashOfMaps<MapData, PodKey, Trie>> {
+    HashOfMaps::try_from(open(layout, names::RULES)?).tried(|| "use the map of rules")
+}
+
+fn counters(layout: &Layout) -> Outcome<PerCpuHashMap<MapData, PodKey, Counters>> {
+    PerCpuHashMap::try_from(open(layout, names::COUNTERS)?).tried(|| "use the map of counters")
+}
+
+/// The configuration the kernel has for a namespace.
+pub fn configuration(layout: &Layout, cookie: PodKey) -> Outcome<Option<PodConfig>> {
+    present(pods(layout)?.get(&cookie, 0)).tried(|| "read the pod's configuration back")
+}
+
+fn present<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// `BPF_F_NO_PREALLOC`, which tries must have.
+const NO_PREALLOC: u32 = 1;
+/// `BPF_NOEXIST`
+const NO_EXIST: u64 = 1;
+
+impl PodPins<'_> {
+    /// Makes the attachment's directory: first of all, so that whatever an ADD that is killed leaves can be found.
+    pub fn prepare(&self) -> Outcome<()> {
+        programs::make_directory(&self.layout.pod(self.name, self.cookie))
+    }
+
+    /// Writes the map entries: rules before the configuration that makes the programs look at them. An entry that is there is
+    /// replaced in one step; listeners stay known.
+    pub fn write(&self, encoded: &Encoded) -> Outcome<()> {
+        let entries = u32::try_from(encoded.rules.len()).tried(|| "count the pod's rules")?;
+        let mut trie = Trie::create(entries.max(1), NO_PREALLOC).tried(|| "create the pod's rule trie")?;
+        for (length, key, rule) in &encoded.rules {
+            trie.insert(&Key::new(*length, *key), rule, 0).tried(|| "add a rule to the pod's trie")?;
+        }
+        tries(self.layout)?.insert(self.cookie, &trie, 0).tried(|| "put the pod's rule trie into the map of rules")?;
+        self.start_counting()?;
+        pods(self.layout)?.insert(self.cookie, encoded.config, 0).tried(|| "put the pod's configuration into the map of pods")
+    }
+
+    fn start_counting(&self) -> Outcome<()> {
+        let cpus = aya::util::nr_cpus().map_err(|(what, error)| Fault::new(format!("count the CPUs ({what})"), error))?;
+        let zero = PerCpuValues::try_from(vec![Counters::default(); cpus]).tried(|| "prepare the pod's counters")?;
+        match counters(self.layout)?.insert(self.cookie, zero, NO_EXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.tried(|| "put the pod's counters into their map"),
+        }
+    }
+
+    /// Attaches the pod's own programs: `sk_lookup` to its namespace, `getsockopt` to its cgroup if it has one, else to the
+    /// one all pods live under. Links that are in place stay.
+    pub fn attach(&self, netns: &Netns, pod_cgroup: Option<&Path>, all_pods: &Path) -> Outcome<()> {
+        let directory = self.layout.pod(self.name, self.cookie);
+        let pin = directory.join(names::SK_LOOKUP);
+        if !self.lookup_attached(netns)? {
+            let program = object::load_lookup(self.layout, self.cookie)?;
+            let link = sys::attach(program.as_fd(), netns.as_fd(), bpf_attach_type::BPF_SK_LOOKUP)
+                .tried(|| "attach sk_lookup to the pod's network namespace")?;
+            remove_pin(&pin)?;
+            sys::pin(link.as_fd(), &pin).tried(|| format!("pin link {}", pin.display()))?;
+        }
+        match pod_cgroup {
+            Some(cgroup) => {
+                programs::attach_getsockopt(self.layout, cgroup, &directory.join(names::GETSOCKOPT))
+            }
+            None => programs::attach_getsockopt(self.layout, all_pods, &self.layout.link(names::GETSOCKOPT)),
+        }
+    }
+
+    /// True if the pod's `sk_lookup` link is there and is on this namespace.
+    pub fn lookup_attached(&self, netns: &Netns) -> Outcome<bool> {
+        let pin = self.layout.pod(self.name, self.cookie).join(names::SK_LOOKUP);
+        match sys::open(&pin) {
+            Ok(link) => {
+                let info = sys::link_info(link.as_fd()).tried(|| format!("ask link {}", pin.display()))?;
+                // The kernel gives 32 bits of the inode.
+                Ok(info.netns() == netns.identity().inode & u64::from(u32::MAX))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).tried(|| format!("open pinned link {}", pin.display())),
+        }
+    }
+
+    /// True if the `getsockopt` program answers for the pod's sockets.
+    pub fn getsockopt_attached(&self, pod_cgroup: Option<&Path>, all_pods: &Path) -> Outcome<bool> {
+        let (pin, cgroup) = match pod_cgroup {
+            Some(cgroup) => (self.layout.pod(self.name, self.cookie).join(names::GETSOCKOPT), cgroup),
+            None => (self.layout.link(names::GETSOCKOPT), all_pods),
+        };
+        let directory = fs::File::open(cgroup).tried(|| format!("open cgroup {}", cgroup.display()))?;
+        Ok(programs::attached_to(&pin)? == Some(programs::cgroup_id(&directory)?))
+    }
+
+    /// True if the kernel has rules for the pod.
+    pub fn has_rules(&self) -> Outcome<bool> {
+        Ok(present(tries(self.layout)?.get(&self.cookie, 0)).tried(|| "read the pod's rules back")?.is_some())
+    }
+
+    /// Undoes all of the above, in reverse; what is not there is as good. Map entries stay while another attachment is in the
+    /// same namespace. Goes on after a failure and returns the first.
+    pub fn remove(&self) -> Outcome<()> {
+        let mut first = Ok(());
+        if !self.layout.shared(self.name, self.cookie)? {
+            for removed in [self.forget_config(), self.forget_rules(), self.forget_counters(), self.forget_listeners()] {
+                first = first.and(removed);
+            }
+        }
+        // The directory is what the rest is found by: it goes only when the rest is gone.
+        first?;
+        remove_tree(&self.layout.pod(self.name, self.cookie))
+    }
+
+    fn forget_config(&self) -> Outcome<()> {
+        gone(pods(self.layout)?.remove(&self.cookie)).tried(|| "remove the pod's configuration")
+    }
+
+    fn forget_rules(&self) -> Outcome<()> {
+        gone(tries(self.layout)?.remove(&self.cookie)).tried(|| "remove the pod's rules")
+    }
+
+    fn forget_counters(&self) -> Outcome<()> {
+        gone(counters(self.layout)?.remove(&self.cookie)).tried(|| "remove the pod's counters")
+    }
+
+    fn forget_listeners(&self) -> Outcome<()> {
+        let mut listeners: SockHash<MapData, ListenerKey> =
+            SockHash::try_from(open(self.layout, names::LISTENERS)?).tried(|| "use the map of listeners")?;
+        for slot in [slot::OUTBOUND, slot::INBOUND] {
+            for index in 0..LISTENERS_PER_SLOT {
+                gone(listeners.remove(&ListenerKey { pod: self.cookie, slot, index }))
+                    .tried(|| "remove a listener of the pod's proxy")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removing what is not there is success.
+fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn remove_pin(pin: &Path) -> Outcome<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).tried(|| format!("remove stale pin {}", pin.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the programs decided for a pod so far, all CPUs together: reason and count, zeros left out.
+pub fn counts(layout: &Layout, cookie: PodKey) -> Outcome<Vec<(Reason, u64)>> {
+    let Some(values) = present(counters(layout)?.get(&cookie, 0)).tried(|| "read the pod's counters")? else {
+        return Ok(Vec::new());
+    };
+    let total = |reason: &Reason| -> u64 {
+        let index = usize::try_from(reason.code()).unwrap_or(usize::MAX);
+        values.iter().filter_map(|cpu| cpu.0.get(index)).sum()
+    };
+    Ok(Reason::ALL.iter().map(|reason| (*reason, total(reason))).filter(|(_, count)| *count > 0).collect())
+}

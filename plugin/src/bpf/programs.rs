@@ -1,0 +1,253 @@
+//! The shared programs of a node: loaded once by whoever comes first, pinned, attached to the cgroup all pods live under.
+//!
+//! Loading is a transaction: everything is pinned in a temporary directory, and one rename makes it the object's directory.
+//! A later ADD opens pins; it parses no BTF and loads no shared program. It does ask each shared link what it is attached to:
+//! a link whose cgroup was removed is an empty shell, and pods under a new cgroup of the same name would run bare.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use aya::programs::{CgroupSockAddr, CgroupSockopt, Program, SockOps};
+use aya::{EbpfLoader, VerifierLogLevel};
+use aya_obj::generated::bpf_attach_type;
+use shunt_abi::names;
+
+use super::pins::{Layout, TEMPORARY, children, remove_tree};
+use super::{object, sys};
+use crate::cgroup::Cgroups;
+use crate::fault::{Fault, Outcome, Tried as _};
+use crate::lock::Lock;
+
+/// Loads and pins the programs unless they are, and attaches them so that they cover `pods`: the cgroup all pods live under.
+/// `None` leaves attaching to a later caller who knows where.
+pub fn ensure(bpf_dir: &Path, locks: &Lock<'_>, cgroups: &Cgroups, pods: Option<&Path>) -> Outcome<Layout> {
+    let layout = Layout::new(bpf_dir, object::HASH);
+    if layout.root().is_dir() && pods.is_none_or(|pods| uncovered(&layout, cgroups, pods).is_ok_and(|list| list.is_empty())) {
+        return Ok(layout);
+    }
+    let _held = locks.take("load")?;
+    mount_bpffs(bpf_dir)?;
+    if !layout.root().is_dir() {
+        discard_half_loaded(bpf_dir)?;
+        load(&layout, bpf_dir)?;
+    }
+    if let Some(pods) = pods {
+        attach(&layout, cgroups, pods)?;
+    }
+    Ok(layout)
+}
+
+/// Makes sure that programs already pinned under `layout` cover `pods`.
+pub fn cover(layout: &Layout, locks: &Lock<'_>, cgroups: &Cgroups, pods: &Path) -> Outcome<()> {
+    if uncovered(layout, cgroups, pods)?.is_empty() {
+        return Ok(());
+    }
+    let _held = locks.take("load")?;
+    attach(layout, cgroups, pods)
+}
+
+/// Names of the shared programs that do not run for sockets made under `pods`.
+pub fn missing(layout: &Layout, cgroups: &Cgroups, pods: &Path) -> Outcome<Vec<&'static str>> {
+    Ok(uncovered(layout, cgroups, pods)?.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Shared programs that do not run for sockets made under `pods`, and whether any of them runs elsewhere.
+fn uncovered(layout: &Layout, cgroups: &Cgroups, pods: &Path) -> Outcome<Vec<(&'static str, bool)>> {
+    let chain = cgroups.ids_to_root(pods)?;
+    let mut missing = Vec::new();
+    for name in names::SHARED_PROGRAMS {
+        match attached_to(&layout.link(name))? {
+            Some(id) if chain.contains(&id) => {}
+            Some(id) => missing.push((name, id != 0)),
+            None => missing.push((name, false)),
+        }
+    }
+    Ok(missing)
+}
+
+/// Cgroup id of a pinned link; 0 if the cgroup is gone, `None` if there is no such pin.
+pub fn attached_to(pin: &Path) -> Outcome<Option<u64>> {
+    let link = match sys::open(pin) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).tried(|| format!("open pinned link {}", pin.display())),
+    };
+    let info = sys::link_info(sys::fd(&link)).tried(|| format!("ask link {}", pin.display()))?;
+    Ok(Some(info.cgroup()))
+}
+
+/// Attaches what does not cover `pods`. Programs that run on another branch of the hierarchy move to its root, which covers
+/// both; the new link is pinned over the old one, so that there is no moment without either.
+fn attach(layout: &Layout, cgroups: &Cgroups, pods: &Path) -> Outcome<()> {
+    let missing = uncovered(layout, cgroups, pods)?;
+    let elsewhere = missing.iter().any(|(_, alive)| *alive);
+    let target = if elsewhere { cgroups.root() } else { pods };
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let cgroup = File::open(target).tried(|| format!("open cgroup {}", target.display()))?;
+    for (name, _) in missing {
+        pin_link(&layout.program(name), sys::fd(&cgroup), attach_type(name), &layout.link(name), target)?;
+    }
+    Ok(())
+}
+
+/// Attaches a pinned program to a cgroup and pins the link at `pin`, over what is there.
+fn pin_link(
+    program: &Path,
+    cgroup: std::os::fd::BorrowedFd<'_>,
+    kind: bpf_attach_type,
+    pin: &Path,
+    target: &Path,
+) -> Outcome<()> {
+    let program_fd = sys::open(program).tried(|| format!("open pinned program {}", program.display()))?;
+    let link = sys::attach(sys::fd(&program_fd), cgroup, kind)
+        .tried(|| format!("attach {} to cgroup {}", program.display(), target.display()))?;
+    let mut new = pin.as_os_str().to_owned();
+    new.push("-new");
+    let new = PathBuf::from(new);
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).tried(|| format!("remove stale pin {}", new.display()));
+        }
+        _ => {}
+    }
+    sys::pin(sys::fd(&link), &new).tried(|| format!("pin link {}", new.display()))?;
+    fs::rename(&new, pin).tried(|| format!("rename pin {} into place", new.display()))
+}
+
+/// The `getsockopt` program on a pod's own cgroup, or on the shared one where the pod has none.
+pub fn attach_getsockopt(layout: &Layout, cgroup: &Path, pin: &Path) -> Outcome<()> {
+    let file = File::open(cgroup).tried(|| format!("open cgroup {}", cgroup.display()))?;
+    if let Some(id) = attached_to(pin)?
+        && id == cgroup_id(&file)?
+    {
+        return Ok(());
+    }
+    pin_link(&layout.program(names::GETSOCKOPT), sys::fd(&file), attach_type(names::GETSOCKOPT), pin, cgroup)
+}
+
+/// A cgroup's id is the inode number of its directory.
+pub fn cgroup_id(directory: &File) -> Outcome<u64> {
+    Ok(directory.metadata().tried(|| "ask the cgroup's directory for its inode")?.ino())
+}
+
+fn attach_type(program: &str) -> bpf_attach_type {
+    match program {
+        names::CONNECT4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
+        names::CONNECT6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
+        names::GETPEERNAME4 => bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
+        names::GETPEERNAME6 => bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
+        names::BIND4 => bpf_attach_type::BPF_CGROUP_INET4_BIND,
+        names::BIND6 => bpf_attach_type::BPF_CGROUP_INET6_BIND,
+        names::GETSOCKOPT => bpf_attach_type::BPF_CGROUP_GETSOCKOPT,
+        _ => bpf_attach_type::BPF_CGROUP_SOCK_OPS,
+    }
+}
+
+/// Loads the object and pins it, whole or not at all.
+fn load(layout: &Layout, bpf_dir: &Path) -> Outcome<()> {
+    object::parse()?;
+    let temporary = Layout::new(bpf_dir, &format!("{TEMPORARY}{}", std::process::id()));
+    for directory in ["maps", "programs", "links", "pods"] {
+        make_directory(&temporary.root().join(directory))?;
+    }
+    let loaded = fill(&temporary).and_then(|()| {
+        fs::rename(temporary.root(), layout.root())
+            .tried(|| format!("rename the loaded programs to {}", layout.root().display()))
+    });
+    if loaded.is_err() {
+        // The first error is the one to tell; a leftover is found by the next load.
+        let _later = remove_tree(temporary.root());
+    }
+    loaded
+}
+
+fn fill(temporary: &Layout) -> Outcome<()> {
+    let mut ebpf = EbpfLoader::new()
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .load(object::BYTES)
+        .tried(|| "create the maps of the kernel object")?;
+    for name in names::MAPS {
+        let map = ebpf.map(name).ok_or_else(|| Fault::new(format!("find map {name}"), "not in the object"))?;
+        let path = temporary.map(name);
+        map.pin(&path).tried(|| format!("pin map {}", path.display()))?;
+    }
+    for name in names::SHARED_PROGRAMS.into_iter().chain([names::GETSOCKOPT]) {
+        let program =
+            ebpf.program_mut(name).ok_or_else(|| Fault::new(format!("find program {name}"), "not in the object"))?;
+        load_program(program).tried(|| format!("load program {name}"))?;
+        let path = temporary.program(name);
+        program.pin(&path).tried(|| format!("pin program {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn load_program(program: &mut Program) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    if let Ok(program) = TryInto::<&mut CgroupSockAddr>::try_into(&mut *program) {
+        program.load()?;
+    } else if let Ok(program) = TryInto::<&mut SockOps>::try_into(&mut *program) {
+        program.load()?;
+    } else {
+        TryInto::<&mut CgroupSockopt>::try_into(&mut *program)?.load()?;
+    }
+    Ok(())
+}
+
+/// Creates a directory and its parents, for root only.
+pub fn make_directory(path: &Path) -> Outcome<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .tried(|| format!("create directory {}", path.display()))
+}
+
+/// Directories a killed load left. Called with the load lock held, so none of them is being filled.
+fn discard_half_loaded(bpf_dir: &Path) -> Outcome<()> {
+    for name in children(bpf_dir)? {
+        if name.starts_with(TEMPORARY) {
+            remove_tree(&bpf_dir.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the pins of objects other than this plugin's that serve no pod any more.
+pub fn collect(bpf_dir: &Path, locks: &Lock<'_>) -> Outcome<()> {
+    for layout in Layout::all(bpf_dir)? {
+        if layout.hash() != object::HASH && layout.attachments()?.is_empty() {
+            let _held = locks.take("load")?;
+            if layout.attachments()?.is_empty() {
+                remove_tree(layout.root())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// Makes sure that pins can be made under `bpf_dir`: its parent is a bpffs, or becomes one.
+fn mount_bpffs(bpf_dir: &Path) -> Outcome<()> {
+    let is_bpffs = |path: &Path| {
+        nix::sys::statfs::statfs(path).is_ok_and(|status| i64::from(status.filesystem_type().0) == BPF_FS_MAGIC)
+    };
+    if is_bpffs(bpf_dir) {
+        return Ok(());
+    }
+    let parent = bpf_dir
+        .parent()
+        .ok_or_else(|| Fault::new(format!("use bpfDir {}", bpf_dir.display()), "it has no parent directory"))?;
+    if !is_bpffs(parent) {
+        // /sys/fs/bpf exists wherever the kernel has BPF; elsewhere the directory may have to be made.
+        if !parent.is_dir() {
+            make_directory(parent)?;
+        }
+        nix::mount::mount(Some("bpf"), parent, Some("bpf"), nix::mount::MsFlags::empty(), Some("mode=0700"))
+            .tried(|| format!("mount a BPF file system on {}", parent.display()))?;
+    }
+    make_directory(bpf_dir)
+}

@@ -1,0 +1,165 @@
+//! The few `bpf(2)` commands that `aya` does not offer on an object that is already pinned: opening a link or program by path
+//! as a plain descriptor, attaching it, asking a link what it is attached to, and loading one program without parsing the
+//! kernel's BTF (10–17 ms, which `EbpfLoader` always does).
+#![expect(unsafe_code, reason = "bpf(2) has no safe wrapper; every call is in this file")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use aya_obj::generated::{bpf_attach_type, bpf_insn};
+
+const PROG_LOAD: libc::c_int = 5;
+const OBJ_PIN: libc::c_int = 6;
+const OBJ_GET: libc::c_int = 7;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const LINK_CREATE: libc::c_int = 28;
+
+const PROG_TYPE_SK_LOOKUP: u32 = 30;
+
+/// `bpf(2)` with the part of `union bpf_attr` the command reads; the kernel takes the rest as zero.
+fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: `attr` is a live, initialised, writable value of the size given, laid out as the command's part of bpf_attr;
+    // pointers inside it are to buffers the callers below keep alive over the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    libc::c_int::try_from(result).map_err(io::Error::other)
+}
+
+/// A descriptor the kernel just made for us.
+fn owned(fd: libc::c_int) -> OwnedFd {
+    // SAFETY: a fresh descriptor that nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+#[repr(C)]
+struct PathAttr {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+fn address<T: ?Sized>(value: *const T) -> u64 {
+    value.cast::<()>().addr() as u64
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    // A borrowed descriptor is never negative.
+    fd.as_raw_fd().unsigned_abs()
+}
+
+/// Opens a pinned object.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    bpf(OBJ_GET, &mut PathAttr { path: address(path.as_ptr()), fd: 0, flags: 0 }).map(owned)
+}
+
+/// Pins an object.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    bpf(OBJ_PIN, &mut PathAttr { path: address(path.as_ptr()), fd: raw(object), flags: 0 }).map(drop)
+}
+
+/// Attaches a program to a cgroup or network namespace with a link. No flags: a cgroup link is always "multi".
+pub(super) fn attach(program: BorrowedFd<'_>, target: BorrowedFd<'_>, kind: bpf_attach_type) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        program: u32,
+        target: u32,
+        kind: u32,
+        flags: u32,
+    }
+    bpf(LINK_CREATE, &mut Attr { program: raw(program), target: raw(target), kind: kind as u32, flags: 0 }).map(owned)
+}
+
+/// What a link is attached to.
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct LinkInfo {
+    /// `enum bpf_link_type`: 3 cgroup, 5 netns.
+    pub(super) kind: u32,
+    /// Link id.
+    pub(super) id: u32,
+    /// Program id.
+    pub(super) program: u32,
+    padding: u32,
+    /// Cgroup id (64 bits), or netns inode (32 bits) and attach type.
+    target: [u32; 4],
+}
+
+impl LinkInfo {
+    /// Cgroup id of a cgroup link; 0 once the cgroup is gone.
+    pub(super) fn cgroup(&self) -> u64 {
+        u64::from(self.target[0]) | u64::from(self.target[1]) << 32
+    }
+
+    /// Inode of the network namespace of a netns link; 0 once it is gone.
+    pub(super) fn netns(&self) -> u64 {
+        u64::from(self.target[0])
+    }
+}
+
+/// Asks a link.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    #[repr(C)]
+    struct Attr {
+        fd: u32,
+        length: u32,
+        info: u64,
+    }
+    let mut info = LinkInfo::default();
+    let mut attr =
+        Attr { fd: raw(link), length: size_of::<LinkInfo>() as u32, info: address(std::ptr::from_mut(&mut info)) };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
+}
+
+/// Loads an `sk_lookup` program from instructions whose map references are resolved.
+pub(super) fn load_sk_lookup(name: &str, code: &[bpf_insn]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        kind: u32,
+        count: u32,
+        code: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+        name: [u8; 16],
+        ifindex: u32,
+        attach_type: u32,
+    }
+    let mut attr = Attr {
+        kind: PROG_TYPE_SK_LOOKUP,
+        count: u32::try_from(code.len()).map_err(io::Error::other)?,
+        code: address(code.as_ptr()),
+        license: address(c"Dual BSD/GPL".as_ptr()),
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+        name: [0; 16],
+        ifindex: 0,
+        attach_type: bpf_attach_type::BPF_SK_LOOKUP as u32,
+    };
+    for (to, from) in attr.name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    bpf(PROG_LOAD, &mut attr).map(owned)
+}
+
+/// Borrows any descriptor-like value; only here so that callers need not import the trait.
+pub(super) fn fd(of: &impl AsFd) -> BorrowedFd<'_> {
+    of.as_fd()
+}

@@ -1,0 +1,172 @@
+//! What a network namespace looks like: interfaces, addresses and routes. The only user of the netlink crates.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::TryStreamExt as _;
+use ipnetwork::IpNetwork;
+use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::{Handle, RouteMessageBuilder};
+
+use crate::fault::{Fault, Outcome, Tried as _};
+
+/// An address of the pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnAddress {
+    /// Name of its interface.
+    pub interface: String,
+    /// The address.
+    pub ip: IpAddr,
+    /// Broadcast address of its subnet, IPv4 only.
+    pub broadcast: Option<IpAddr>,
+}
+
+/// A unicast route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub destination: IpNetwork,
+    /// Name of the interface it leaves by.
+    pub interface: String,
+    /// Source address the route prescribes.
+    pub source: Option<IpAddr>,
+}
+
+/// A namespace's interfaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Interfaces {
+    /// Every interface, loopback too.
+    pub names: Vec<String>,
+    /// Every address of every interface, loopback's too.
+    pub addresses: Vec<OwnAddress>,
+    /// Routes, the preferred one of a destination first.
+    pub routes: Vec<Route>,
+}
+
+/// Reads the namespace of the calling thread. A netlink socket belongs to the namespace it was opened in.
+pub fn interfaces() -> Outcome<Interfaces> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .tried(|| "prepare to talk to the kernel about interfaces")?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().tried(|| "open a netlink socket")?;
+        let serving = tokio::spawn(connection);
+        let found = read(&handle).await;
+        serving.abort();
+        found
+    })
+}
+
+async fn read(handle: &Handle) -> Outcome<Interfaces> {
+    let names = names(handle).await?;
+    let addresses = addresses(handle, &names).await?;
+    let mut routes = routes(handle, RouteMessageBuilder::<Ipv4Addr>::new().build(), &names).await?;
+    routes.extend(routes_of_v6(handle, &names).await?);
+    let mut names: Vec<String> = names.into_values().collect();
+    names.sort();
+    Ok(Interfaces { names, addresses, routes })
+}
+
+async fn names(handle: &Handle) -> Outcome<HashMap<u32, String>> {
+    let mut names = HashMap::new();
+    let mut links = handle.link().get().execute();
+    while let Some(link) = links.try_next().await.tried(|| "list the pod's interfaces")? {
+        for attribute in link.attributes {
+            if let LinkAttribute::IfName(name) = attribute {
+                names.insert(link.header.index, name);
+            }
+        }
+    }
+    Ok(names)
+}
+
+async fn addresses(handle: &Handle, names: &HashMap<u32, String>) -> Outcome<Vec<OwnAddress>> {
+    let mut found = Vec::new();
+    let mut messages = handle.address().get().execute();
+    while let Some(message) = messages.try_next().await.tried(|| "list the pod's addresses")? {
+        let interface = names.get(&message.header.index).cloned().unwrap_or_default();
+        let mut own = None;
+        let mut broadcast = None;
+        for attribute in message.attributes {
+            match attribute {
+                // On a point-to-point interface ADDRESS is the other end; LOCAL, where there is one, is ours.
+                AddressAttribute::Local(ip) => own = Some(ip),
+                AddressAttribute::Address(ip) => own = own.or(Some(ip)),
+                AddressAttribute::Broadcast(ip) => broadcast = Some(IpAddr::V4(ip)),
+                _ => {}
+            }
+        }
+        if let Some(ip) = own {
+            let broadcast = broadcast.or_else(|| subnet_broadcast(ip, message.header.prefix_len));
+            found.push(OwnAddress { interface, ip, broadcast });
+        }
+    }
+    Ok(found)
+}
+
+/// The kernel makes the last address of a subnet a broadcast one even when the interface was not told so.
+fn subnet_broadcast(ip: IpAddr, prefix: u8) -> Option<IpAddr> {
+    match (ip, prefix) {
+        (IpAddr::V4(v4), 0..=30) if !v4.is_loopback() => {
+            Some(IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() | (u32::MAX >> prefix))))
+        }
+        _ => None,
+    }
+}
+
+async fn routes_of_v6(handle: &Handle, names: &HashMap<u32, String>) -> Outcome<Vec<Route>> {
+    match routes(handle, RouteMessageBuilder::<Ipv6Addr>::new().build(), names).await {
+        // A kernel without IPv6 has no routes of it.
+        Err(fault) if matches!(fault.errno(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+const MAIN_TABLE: u32 = 254;
+
+async fn routes(handle: &Handle, query: RouteMessage, names: &HashMap<u32, String>) -> Outcome<Vec<Route>> {
+    let mut found = Vec::new();
+    let mut messages = handle.route().get(query).execute();
+    while let Some(message) = messages.try_next().await.tried(|| "list the pod's routes")? {
+        if let Some((metric, route)) = route(&message, names)? {
+            found.push((metric, route));
+        }
+    }
+    found.sort_by_key(|(metric, _)| *metric);
+    Ok(found.into_iter().map(|(_, route)| route).collect())
+}
+
+/// A message as a route with its metric; `None` for local, broadcast and other tables' ones.
+fn route(message: &RouteMessage, names: &HashMap<u32, String>) -> Outcome<Option<(u32, Route)>> {
+    let v4 = message.header.address_family == netlink_packet_route::AddressFamily::Inet;
+    let mut table = u32::from(message.header.table);
+    let (mut metric, mut interface, mut source) = (0, None, None);
+    let mut destination: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(number) => metric = *number,
+            RouteAttribute::Oif(index) => interface = names.get(index).cloned(),
+            RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Destination(address) => destination = ip(address).unwrap_or(destination),
+            _ => {}
+        }
+    }
+    let Some(interface) = interface.filter(|_| table == MAIN_TABLE && message.header.kind == RouteType::Unicast) else {
+        return Ok(None);
+    };
+    let destination = IpNetwork::new(destination, message.header.destination_prefix_length)
+        .map_err(|error| Fault::new("read a route of the pod", error))?;
+    Ok(Some((metric, Route { destination, interface, source })))
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
