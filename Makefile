@@ -1,0 +1,65 @@
+# The one entry point: `make` alone lists the targets. What needs more than a line is a script in conf/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+# Where the outputs lie is a promise, whatever the caller has set.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+export CLIPPY_CONF_DIR := $(CURDIR)/conf
+
+# In CI the lock file is law and a test that cannot run is a failure.
+LOCKED := $(if $(CI),--locked)
+ifdef CI
+export TESTS_MUST := 1
+endif
+
+CARGO := conf/cargo.sh
+TIME ?= 60
+KEEP ?=
+
+.PHONY: help deps build kernel demo test lint fmt bench fuzz ci clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+deps: ## install what is missing on this machine, pinned; says what it did
+	@conf/deps.sh build demo test lint fuzz
+
+kernel:
+	@conf/deps.sh --quiet build
+	@conf/kernel.sh
+
+build: kernel ## the kernel object, then target/release/{shunt,shuntctl,shunt-installer}
+	@conf/build.sh $(LOCKED)
+
+demo: build ## a pod meshed by a real ADD, with a real Envoy, on one screen (KEEP=1 leaves it running)
+	@conf/deps.sh --quiet demo
+	@$(CARGO) build --quiet $(LOCKED) -p shunt-tests --bin demo
+	@target/debug/demo $(if $(KEEP),--keep)
+
+test: build ## every test, as root; ends with how many passed and failed
+	@conf/deps.sh --quiet test
+	@conf/test.sh $(LOCKED)
+
+lint: ## formatting, clippy for both sides, lints on in every package
+	@conf/deps.sh --quiet build lint
+	@conf/lint.sh $(LOCKED)
+
+fmt: ## format the source
+	@$(CARGO) fmt --all -- --config-path conf
+
+bench: build ## the benchmarks
+	@$(CARGO) bench $(LOCKED) -p shunt-tests
+
+fuzz: kernel ## each fuzz target for TIME=60 seconds
+	@conf/deps.sh --quiet fuzz
+	@conf/fuzz.sh $(TIME)
+
+ci: ## lint, build, test and demo, each with its time
+	@conf/ci.sh lint build test demo
+
+clean: ## remove what was built; the tools in the user's cache stay
+	@rm -rf target

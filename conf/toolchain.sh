@@ -1,0 +1,93 @@
+# Which compilers this machine has. Sourced by the other scripts here; sets and exports:
+#
+#   CARGO, RUSTC, HOST            host side: the Rust on PATH when it is new enough, else Debian's
+#   KERNEL_RUSTC, KERNEL_CARGO    kernel side: a compiler whose root has `core` for BPF, prebuilt or as source
+#   KERNEL_STD                    prebuilt | source
+#   KERNEL_LLVM, BPF_LINKER       its LLVM major, and the linker built against that LLVM
+#
+# A value that is already in the environment is kept. What is not found is left empty: deps.sh says what to install,
+# every other script says "run `make deps`".
+
+SHUNT_CACHE=${SHUNT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/shunt}
+RUST_MIN=1.95
+GO_MIN=1.24
+BPF_LINKER_VERSION=0.13.0
+CNI_VERSION=1.3.0
+PLUGINS_VERSION=1.9.1
+GO_VERSION=1.26.6
+ENVOY_VERSION=1.40.0
+BPF_TARGET=bpfel-unknown-none
+
+# at_least MIN VERSION, both dotted numbers
+at_least() {
+    [ -n "$2" ] && [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]
+}
+
+# One field of `rustc -vV`: release, host, LLVM version
+rust_field() {
+    "$1" -vV 2>/dev/null | sed -n "s/^$2: //p"
+}
+
+# Packages may have been installed since the last call: deps.sh calls these again.
+find_host_rust() {
+    if [ -n "${CARGO:-}" ] && [ -n "${RUSTC:-}" ]; then
+        :
+    elif command -v cargo >/dev/null && at_least "$RUST_MIN" "$(rust_field rustc release)"; then
+        CARGO=$(command -v cargo) RUSTC=$(command -v rustc)
+    elif [ -x /usr/bin/cargo ] && at_least "$RUST_MIN" "$(rust_field /usr/bin/rustc release)"; then
+        CARGO=/usr/bin/cargo RUSTC=/usr/bin/rustc
+    else
+        CARGO='' RUSTC='' HOST=''
+        return
+    fi
+    HOST=${HOST:-$(rust_field "$RUSTC" host)}
+    export CARGO RUSTC
+}
+
+find_kernel_rust() {
+    local candidate root
+    KERNEL_STD='' KERNEL_LLVM='' BPF_LINKER=${BPF_LINKER:-}
+    # Prebuilt `core` first: it saves building it. The order is fixed, so that one machine gives one object.
+    for candidate in ${KERNEL_RUSTC:-"$RUSTC" /usr/bin/rustc "$HOME"/.rustup/toolchains/*/bin/rustc}; do
+        [ -x "$candidate" ] || continue
+        root=$("$candidate" --print sysroot 2>/dev/null) || continue
+        if [ -d "$root/lib/rustlib/$BPF_TARGET" ]; then
+            KERNEL_STD=prebuilt KERNEL_RUSTC=$candidate
+            break
+        elif [ -z "$KERNEL_STD" ] && [ -d "$root/lib/rustlib/src/rust/library/core" ]; then
+            KERNEL_STD=source KERNEL_RUSTC=$candidate
+        fi
+    done
+    [ -n "$KERNEL_STD" ] || { KERNEL_RUSTC=''; return; }
+    root=$("$KERNEL_RUSTC" --print sysroot)
+    KERNEL_LLVM=$(rust_field "$KERNEL_RUSTC" 'LLVM version' | cut -d. -f1)
+    KERNEL_LLVM_LIBRARY=$(ls -d "$root"/lib/libLLVM.so."$KERNEL_LLVM"* /usr/lib/*/libLLVM.so."$KERNEL_LLVM"* \
+        2>/dev/null | head -n 1) || true
+    # `core` from source needs a cargo of the same release as the compiler; a prebuilt one works with any.
+    KERNEL_CARGO=$CARGO
+    if [ "$KERNEL_STD" = source ] && [ -x "$root/bin/cargo" ]; then KERNEL_CARGO=$root/bin/cargo; fi
+    # One cached linker for each library it can have been linked against.
+    BPF_LINKER_ROOT=$SHUNT_CACHE/bpf-linker-$BPF_LINKER_VERSION-llvm$KERNEL_LLVM-$(basename "$KERNEL_LLVM_LIBRARY")
+    if [ -z "$BPF_LINKER" ] && [ -x "$BPF_LINKER_ROOT/bin/bpf-linker" ]; then
+        BPF_LINKER=$BPF_LINKER_ROOT/bin/bpf-linker
+    fi
+    # Optional: takes the DWARF out of the finished object.
+    OBJCOPY=$(ls "$root"/lib/rustlib/*/bin/rust-objcopy 2>/dev/null | head -n 1) || true
+}
+
+find_go() {
+    local candidate version
+    GO=''
+    for candidate in "$(command -v go)" "$SHUNT_CACHE/go-$GO_VERSION/go/bin/go"; do
+        [ -x "$candidate" ] || continue
+        version=$("$candidate" env GOVERSION 2>/dev/null)
+        if at_least "$GO_MIN" "${version#go}"; then
+            GO=$candidate
+            return
+        fi
+    done
+}
+
+CNI_ROOT=$SHUNT_CACHE/cni-$CNI_VERSION-plugins-$PLUGINS_VERSION
+CNI_TOOLS='cnitool bridge host-local loopback ptp portmap tuning'
+ENVOY_ROOT=$SHUNT_CACHE/envoy-$ENVOY_VERSION
