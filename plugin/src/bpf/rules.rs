@@ -250,9 +250,13 @@ fn ordered(key: RuleKey) -> RuleKey {
 
 /// True if the first `length` bits of two ordered keys are the same.
 fn covers(length: u32, outer: RuleKey, inner: RuleKey) -> bool {
-    let words = |key: RuleKey| std::iter::once(key.kind).chain(key.data.0);
-    let mut left = length;
-    for (a, b) in words(outer).zip(words(inner)) {
+    let words = |key: RuleKey| key.data.0;
+    if outer.kind != inner.kind {
+        return false;
+    }
+    // The prefix counts cookie and kind, which are the same here.
+    let mut left = length - RuleKey::address_bits(0);
+    for (a, b) in words(outer).into_iter().zip(words(inner)) {
         let compared = left.min(32);
         if compared > 0 && (a ^ b).leading_zeros() < compared {
             return false;
