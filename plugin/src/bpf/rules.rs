@@ -198,7 +198,7 @@ impl Trie {
     }
 
     fn add_ports(&mut self, kind: u32, range: PortRange, bits: u32) {
-        let (mut first, last) = (u32::from(range.first), u32::from(range.last));
+        let (mut first, last) = (u32::from(range.first()), u32::from(range.last()));
         while first <= last {
             // The largest aligned block that starts here and does not go past the end.
             let mut size = 1_u32;
