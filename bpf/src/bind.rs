@@ -28,7 +28,7 @@ pub(crate) fn bind(ctx: &SockAddrContext) {
     let Some((cookie, pod)) = meshed(ctx) else {
         return;
     };
-    if decide::exempt(pod, &PodRules::of(cookie), ctx.uid(), ctx.gid()) {
+    if decide::exempt(pod, &PodRules(cookie), ctx.uid(), ctx.gid()) {
         mark(ctx);
     } else if context::user_port(ctx.sock_addr) != 0 {
         reuse_address(ctx.as_ptr());

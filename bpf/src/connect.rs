@@ -93,7 +93,7 @@ fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, destination: Add
     let source_port = read!(bpf_sock, sk, src_port) as u16;
     let connection =
         Outbound { uid: ctx.uid(), gid: ctx.gid(), destination, port, source: context::local_address(sk) };
-    let verdict = decide::outbound(pod, &PodRules::of(cookie), &connection);
+    let verdict = decide::outbound(pod, &PodRules(cookie), &connection);
     maps::count(cookie, verdict.reason());
     let Verdict::Capture { slot, address, .. } = verdict else {
         return Sent::AsAsked;

@@ -44,7 +44,7 @@ pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
         }
     }
     let connection = Inbound { source, destination, port: port as u16 };
-    let verdict = decide::inbound(pod, &PodRules::of(cookie), &connection);
+    let verdict = decide::inbound(pod, &PodRules(cookie), &connection);
     maps::count(cookie, verdict.reason());
     match verdict {
         Verdict::Pass(_) => sk_action::SK_PASS,

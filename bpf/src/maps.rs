@@ -2,27 +2,24 @@
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{
-    HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, SkStorage, SockHash,
+    HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, SkStorage, SockHash,
     lpm_trie::Key,
 };
 use aya_ebpf::macros::btf_map;
 use shunt_abi::{
-    Counters, ListenerKey, Pair, PairKey, PodConfig, PodKey, Reason, Rule, RuleKey, SocketState, decide::Rules,
+    Counters, ListenerKey, Pair, PairKey, PodConfig, PodKey, Reason, Rule, RuleKey, SocketState, TrieKey, decide::Rules,
 };
 
 /// Pods of one node.
 const POD_LIMIT: usize = 16384;
-/// Bound on one pod's trie. The kernel allocates entries as they are added and does not compare this number when a trie is
-/// put into the outer map; the plugin asks for what the plan needs.
-const RULE_LIMIT: usize = 1024;
+/// Rules of all pods. A bound only: the kernel allocates entries as they are added.
+const RULE_LIMIT: usize = 1 << 24;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
-
-type Trie = LpmTrie<RuleKey, Rule, RULE_LIMIT>;
 
 #[btf_map]
 pub(crate) static PODS: HashMap<PodKey, PodConfig, POD_LIMIT, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-pub(crate) static RULES: HashOfMaps<PodKey, Trie, POD_LIMIT, NO_PREALLOC> = HashOfMaps::new();
+pub(crate) static RULES: LpmTrie<TrieKey, Rule, RULE_LIMIT> = LpmTrie::new();
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuHashMap<PodKey, Counters, POD_LIMIT, NO_PREALLOC> = PerCpuHashMap::new();
 #[btf_map]
@@ -41,22 +38,13 @@ pub(crate) fn pod(cookie: PodKey) -> Option<&'static PodConfig> {
     unsafe { PODS.get(cookie) }
 }
 
-/// One pod's trie.
-pub(crate) struct PodRules(Option<&'static Trie>);
-
-impl PodRules {
-    /// Finds it.
-    #[inline(always)]
-    pub(crate) fn of(cookie: PodKey) -> Self {
-        // SAFETY: as for `pod`; the inner map is held until the program ends.
-        Self(unsafe { RULES.get(&cookie) })
-    }
-}
+/// One pod's rules.
+pub(crate) struct PodRules(pub(crate) PodKey);
 
 impl Rules for PodRules {
     #[inline(always)]
     fn lookup(&self, key: RuleKey) -> Option<Rule> {
-        self.0?.get(&Key::new(RuleKey::address_bits(128), key)).copied()
+        RULES.get(&Key::new(TrieKey::BITS, TrieKey::new(self.0, key))).copied()
     }
 }
 

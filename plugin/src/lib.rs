@@ -1,14 +1,33 @@
-//! Library.
+//! Shunt, the plugin: a chained CNI plugin that makes a pod's traffic go through its mesh proxy.
+//!
+//! One ADD, as a straight line through the files: `main` → [`host`] → [`cni::dispatch`] ([`cni::command`] checks the
+//! environment, [`cni::request`] reads standard input, [`cni::netconf`] decodes it, [`settings`] says what it means) →
+//! [`verb`] → [`policy`] decides with [`profile`] and [`annotation`] and makes a [`plan`] → [`verb`] opens the namespace ([`netns`]) and takes the lock ([`lock`]) → [`backend`] installs: [`cgroup`],
+//! [`bpf::programs`], [`bpf::rules`], [`bpf::pod`] → [`record`] → the answer
+//! ([`cni::reply`]).
+//!
+//! Words: an *attachment* is a container id and an interface name; a *profile* says what a mesh's proxy looks like; a
+//! *plan* is what one pod gets; a *backend* carries it out (ebpf or iptables); a *receipt* is what a backend did, enough
+//! to undo it.
+
+pub mod annotation;
 pub mod attachment;
 pub mod backend;
 pub mod bpf;
 pub mod cgroup;
+pub mod cni;
 pub mod error;
 pub mod fault;
+pub mod host;
 pub mod link;
 pub mod lock;
+pub mod log;
 pub mod netns;
 pub mod plan;
+pub mod policy;
 pub mod ports;
+pub mod profile;
 pub mod record;
+pub mod settings;
 pub mod userns;
+pub mod verb;

@@ -1,2 +1,20 @@
-//! CNI binary.
-fn main() {}
+//! The plugin, as runtimes call it. Everything is in the library; this decides the exit code.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use shunt::cni::{reply, run};
+use shunt::host::{self, Host, Stdout};
+use shunt::verb::Node;
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        if !host::answered() {
+            // There is nobody else to tell when standard output is closed.
+            drop(Stdout.write_all(reply::panic_document(&panic.to_string()).as_bytes()));
+        }
+        #[expect(clippy::exit, reason = "release builds abort after the hook: a signal is no exit code and leaves a core dump")]
+        std::process::exit(1);
+    }));
+    ExitCode::from(run(&mut Host::of_process(), &Node::new()))
+}

@@ -37,15 +37,19 @@ pub fn outside(netns: &Netns, uids: &[u32], gids: &[u32]) -> Outcome<ProxyIds> {
     Ok(ProxyIds { uids: translated("uid", uids, &uid_map)?, gids: translated("gid", gids, &gid_map)? })
 }
 
-nix::ioctl_none_bad!(ns_get_userns, nix::request_code_none!(0xb7, 0x1));
+/// `NS_GET_USERNS`, `_IO(0xb7, 0x1)`.
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
 
 /// The user namespace that owns a network namespace.
 #[expect(unsafe_code, reason = "an ioctl that nix has no function for")]
 fn owner(netns: &Netns) -> Outcome<File> {
     use std::os::fd::AsRawFd as _;
     // SAFETY: an open namespace file; the call takes no pointer.
-    let fd: RawFd = unsafe { ns_get_userns(netns.as_fd().as_raw_fd()) }
-        .tried(|| "ask which user namespace owns the pod's network namespace")?;
+    let fd: RawFd = unsafe { libc::ioctl(netns.as_fd().as_raw_fd(), NS_GET_USERNS) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error())
+            .tried(|| "ask which user namespace owns the pod's network namespace");
+    }
     // SAFETY: a fresh descriptor that nobody else owns.
     Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
 }

@@ -26,7 +26,7 @@ pub use address::Address;
 pub use flow::{ListenerKey, PairKey, Pair, SocketState, role, slot, LISTENERS_PER_SLOT};
 pub use pod::{Counters, PodConfig, PodKey, flag};
 pub use reason::Reason;
-pub use rule::{Rule, RuleKey, bit, kind};
+pub use rule::{Rule, RuleKey, TrieKey, bit, kind};
 
 /// Version of everything in this crate. A record or a pin directory of another version is not touched, only removed.
 pub const VERSION: u32 = 1;

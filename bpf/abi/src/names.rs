@@ -3,7 +3,7 @@
 
 /// Map: netns cookie → [`crate::PodConfig`].
 pub const PODS: &str = "PODS";
-/// Map: netns cookie → that pod's rule trie.
+/// Map: the rule trie, [`crate::TrieKey`] → [`crate::Rule`].
 pub const RULES: &str = "RULES";
 /// Map: netns cookie → per-CPU [`crate::Counters`].
 pub const COUNTERS: &str = "COUNTERS";

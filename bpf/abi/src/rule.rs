@@ -1,9 +1,14 @@
-//! The rule trie: one longest-prefix trie per pod holds every list of its plan.
+//! The rule trie: one longest-prefix trie of the node holds every list of every pod's plan.
+//!
+//! One trie, not one for each pod in a map of maps: the kernel waits for a grace period (10–20 ms) on every change of such a
+//! map (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c).
 
-use crate::Address;
+use crate::{Address, PodKey};
 
 /// What kind of thing a trie entry is about: the first 32 bits of its key, always matched exactly.
 pub mod kind {
+    /// Not a rule: the entry that a pod's other entries are found from, see [`TrieKey::first`](crate::TrieKey::first).
+    pub const FIRST: u32 = 0;
     /// Own and broadcast addresses, 128 bits.
     pub const ADDRESS: u32 = 1;
     /// Routes: which own address a destination is reached from.
@@ -39,9 +44,9 @@ pub mod bit {
     pub const EXEMPT: u32 = 32;
 }
 
-/// Key of the trie, after the prefix length.
+/// What a rule is about, within one pod.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleKey {
     /// [`kind`].
     pub kind: u32,
@@ -51,8 +56,43 @@ pub struct RuleKey {
 
 crate::layout!(RuleKey, size 20, align 4, fields u32, Address);
 
-/// Bits of the kind, which every prefix includes.
-const KIND_BITS: u32 = 32;
+/// Key of the trie, after the prefix length.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TrieKey {
+    /// The netns cookie as two words: a `u64` would pad the key.
+    pub pod: [u32; 2],
+    /// The rule.
+    pub rule: RuleKey,
+}
+
+crate::layout!(TrieKey, size 28, align 4, fields [u32; 2], RuleKey);
+
+impl TrieKey {
+    /// Bits of a whole key.
+    pub const BITS: u32 = 8 * size_of::<Self>() as u32;
+
+    /// Key of a pod's rule.
+    #[inline(always)]
+    pub const fn new(pod: PodKey, rule: RuleKey) -> Self {
+        Self { pod: [pod as u32, (pod >> 32) as u32], rule }
+    }
+
+    /// Key of the entry that comes first among a pod's when the kernel lists the trie: it lists a node's zero branch, then its
+    /// one branch, then the node, and this key is zeros after the cookie. Listing from it gives the pod's entries and then
+    /// another pod's, so that a pod's entries are found without its plan and without reading everybody's.
+    pub const fn first(pod: PodKey) -> Self {
+        Self::new(pod, RuleKey { kind: kind::FIRST, data: Address::UNSPECIFIED })
+    }
+
+    /// Whose it is.
+    pub const fn pod(self) -> PodKey {
+        self.pod[0] as u64 | (self.pod[1] as u64) << 32
+    }
+}
+
+/// Bits of cookie and kind, which every prefix includes.
+const KIND_BITS: u32 = 96;
 
 impl RuleKey {
     /// Bits to match for an address prefix of `length` bits (of the 128).

@@ -41,20 +41,18 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
     let layout = programs(places, job, &locks, &cgroups, &cgroup)?;
     let pins = PodPins { layout: &layout, name: &name, cookie: seen.cookie };
     let first = !layout.pod(&name, seen.cookie).is_dir();
-    let installed = capture(&pins, job, &seen, &ids, &cgroup);
+    let installed = capture(&pins, job, &seen, &ids, &cgroup)
+        .and_then(|generation| remove_others(places, &layout, &name, seen.cookie).map(|()| generation));
     match installed {
-        Ok(generation) => {
-            remove_others(places, &layout, &name, seen.cookie)?;
-            Ok(Receipt::Ebpf {
-                abi: VERSION,
-                object: layout.hash().to_owned(),
-                cookie: seen.cookie,
-                generation,
-                pod_cgroup: cgroup.pod,
-                all_pods: cgroup.all_pods,
-                reserved_ports: seen.reserved_ports.or_else(|| reserved_before(job.before)),
-            })
-        }
+        Ok(generation) => Ok(Receipt::Ebpf {
+            abi: VERSION,
+            object: layout.hash().to_owned(),
+            cookie: seen.cookie,
+            generation,
+            pod_cgroup: cgroup.pod,
+            all_pods: cgroup.all_pods,
+            reserved_ports: seen.reserved_ports.or_else(|| reserved_before(job.before)),
+        }),
         // A pod that was captured before stays captured: its processes run.
         Err(error) if !first => Err(error),
         Err(error) => Err(match undo(&layout, &pins, job.netns, seen.reserved_ports.as_deref()) {

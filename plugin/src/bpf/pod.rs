@@ -1,16 +1,16 @@
 //! One pod's part of the kernel side: its map entries and its links.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::of_maps::HashOfMaps;
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues, SockHash};
 use aya_obj::generated::bpf_attach_type;
 use shunt_abi::{
-    Counters, LISTENERS_PER_SLOT, ListenerKey, PodConfig, PodKey, Reason, Rule, RuleKey, names, slot,
+    Counters, LISTENERS_PER_SLOT, ListenerKey, PodConfig, PodKey, Reason, Rule, RuleKey, TrieKey, names, slot,
 };
 
 use super::pins::{Layout, remove_tree};
@@ -19,7 +19,7 @@ use super::{object, programs, sys};
 use crate::fault::{Fault, Outcome, Tried as _};
 use crate::netns::Netns;
 
-type Trie = LpmTrie<MapData, RuleKey, Rule>;
+type Trie = LpmTrie<MapData, TrieKey, Rule>;
 
 /// An attachment's pins in one namespace: what every function below works on.
 #[derive(Debug, Clone, Copy)]
@@ -42,8 +42,8 @@ fn pods(layout: &Layout) -> Outcome<HashMap<MapData, PodKey, PodConfig>> {
     HashMap::try_from(open(layout, names::PODS)?).tried(|| "use the map of pods")
 }
 
-fn tries(layout: &Layout) -> Outcome<HashOfMaps<MapData, PodKey, Trie>> {
-    HashOfMaps::try_from(open(layout, names::RULES)?).tried(|| "use the map of rules")
+fn trie(layout: &Layout) -> Outcome<Trie> {
+    Trie::try_from(open(layout, names::RULES)?).tried(|| "use the rule trie")
 }
 
 fn counters(layout: &Layout) -> Outcome<PerCpuHashMap<MapData, PodKey, Counters>> {
@@ -63,8 +63,6 @@ fn present<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
     }
 }
 
-/// `BPF_F_NO_PREALLOC`, which tries must have.
-const NO_PREALLOC: u32 = 1;
 /// `BPF_NOEXIST`
 const NO_EXIST: u64 = 1;
 
@@ -74,17 +72,47 @@ impl PodPins<'_> {
         programs::make_directory(&self.layout.pod(self.name, self.cookie))
     }
 
-    /// Writes the map entries: rules before the configuration that makes the programs look at them. An entry that is there is
-    /// replaced in one step; listeners stay known.
+    /// Writes the map entries: rules before the configuration that makes the programs look at them, rules of an earlier ADD
+    /// that are no longer wanted after it. Listeners stay known.
     pub fn write(&self, encoded: &Encoded) -> Outcome<()> {
-        let entries = u32::try_from(encoded.rules.len()).tried(|| "count the pod's rules")?;
-        let mut trie = Trie::create(entries.max(1), NO_PREALLOC).tried(|| "create the pod's rule trie")?;
+        let mut trie = trie(self.layout)?;
+        trie.insert(&Key::new(TrieKey::BITS, TrieKey::first(self.cookie)), Rule::default(), 0)
+            .tried(|| "open the pod's part of the rule trie")?;
+        let mut stale: HashSet<(u32, RuleKey)> = self.rules(&trie)?.into_iter().collect();
         for (length, key, rule) in &encoded.rules {
-            trie.insert(&Key::new(*length, *key), rule, 0).tried(|| "add a rule to the pod's trie")?;
+            stale.remove(&(*length, *key));
+            trie.insert(&self.key(*length, *key), rule, 0).tried(|| "add a rule of the pod")?;
         }
-        tries(self.layout)?.insert(self.cookie, &trie, 0).tried(|| "put the pod's rule trie into the map of rules")?;
         self.start_counting()?;
-        pods(self.layout)?.insert(self.cookie, encoded.config, 0).tried(|| "put the pod's configuration into the map of pods")
+        pods(self.layout)?.insert(self.cookie, encoded.config, 0).tried(|| "put the pod's configuration into the map of pods")?;
+        for (length, key) in stale {
+            gone(trie.remove(&self.key(length, key))).tried(|| "remove a rule the pod no longer has")?;
+        }
+        Ok(())
+    }
+
+    fn key(&self, length: u32, rule: RuleKey) -> Key<TrieKey> {
+        Key::new(length, TrieKey::new(self.cookie, rule))
+    }
+
+    /// The pod's rules in the trie: what the kernel lists after the pod's first entry, as far as it is the pod's.
+    fn rules(&self, trie: &Trie) -> Outcome<Vec<(u32, RuleKey)>> {
+        let first = Key::new(TrieKey::BITS, TrieKey::first(self.cookie));
+        if present(trie.get(&first, 0)).tried(|| "find the pod's part of the rule trie")?.is_none() {
+            return Ok(Vec::new());
+        }
+        let path = self.layout.map(names::RULES);
+        let map = sys::open(&path).tried(|| format!("open pinned map {}", path.display()))?;
+        let mut found = Vec::new();
+        let mut key = raw_key(TrieKey::BITS, TrieKey::first(self.cookie));
+        while let Some(next) = sys::next_key(map.as_fd(), &key).tried(|| "list the pod's rules")? {
+            if next.key.pod() != self.cookie {
+                break;
+            }
+            found.push((next.length, next.key.rule));
+            key = next;
+        }
+        Ok(found)
     }
 
     fn start_counting(&self) -> Outcome<()> {
@@ -142,7 +170,7 @@ impl PodPins<'_> {
 
     /// True if the kernel has rules for the pod.
     pub fn has_rules(&self) -> Outcome<bool> {
-        Ok(present(tries(self.layout)?.get(&self.cookie, 0)).tried(|| "read the pod's rules back")?.is_some())
+        Ok(!self.rules(&trie(self.layout)?)?.is_empty())
     }
 
     /// Undoes all of the above, in reverse; what is not there is as good. Map entries stay while another attachment is in the
@@ -164,7 +192,12 @@ impl PodPins<'_> {
     }
 
     fn forget_rules(&self) -> Outcome<()> {
-        gone(tries(self.layout)?.remove(&self.cookie)).tried(|| "remove the pod's rules")
+        let mut trie = trie(self.layout)?;
+        for (length, key) in self.rules(&trie)? {
+            gone(trie.remove(&self.key(length, key))).tried(|| "remove a rule of the pod")?;
+        }
+        // Last: the others are found from it.
+        gone(trie.remove(&Key::new(TrieKey::BITS, TrieKey::first(self.cookie)))).tried(|| "close the pod's part of the rule trie")
     }
 
     fn forget_counters(&self) -> Outcome<()> {
@@ -182,6 +215,10 @@ impl PodPins<'_> {
         }
         Ok(())
     }
+}
+
+fn raw_key(length: u32, key: TrieKey) -> sys::TrieEntry {
+    sys::TrieEntry { length, key }
 }
 
 /// Removing what is not there is success.

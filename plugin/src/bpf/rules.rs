@@ -198,7 +198,7 @@ impl Trie {
     }
 
     fn add_ports(&mut self, kind: u32, range: PortRange, bits: u32) {
-        let (mut first, last) = (u32::from(range.first), u32::from(range.last));
+        let (mut first, last) = (u32::from(range.first()), u32::from(range.last()));
         while first <= last {
             // The largest aligned block that starts here and does not go past the end.
             let mut size = 1_u32;
@@ -250,9 +250,13 @@ fn ordered(key: RuleKey) -> RuleKey {
 
 /// True if the first `length` bits of two ordered keys are the same.
 fn covers(length: u32, outer: RuleKey, inner: RuleKey) -> bool {
-    let words = |key: RuleKey| std::iter::once(key.kind).chain(key.data.0);
-    let mut left = length;
-    for (a, b) in words(outer).zip(words(inner)) {
+    let words = |key: RuleKey| key.data.0;
+    if outer.kind != inner.kind {
+        return false;
+    }
+    // The prefix counts cookie and kind, which are the same here.
+    let mut left = length - RuleKey::address_bits(0);
+    for (a, b) in words(outer).into_iter().zip(words(inner)) {
         let compared = left.min(32);
         if compared > 0 && (a ^ b).leading_zeros() < compared {
             return false;

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use aya_obj::generated::{bpf_attach_type, bpf_insn};
 
+const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const PROG_LOAD: libc::c_int = 5;
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
@@ -157,6 +158,39 @@ pub(super) fn load_sk_lookup(name: &str, code: &[bpf_insn]) -> io::Result<OwnedF
         *to = from;
     }
     bpf(PROG_LOAD, &mut attr).map(owned)
+}
+
+/// A key of the rule trie as the kernel takes and gives it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TrieEntry {
+    /// Bits to match.
+    pub(super) length: u32,
+    /// The key.
+    pub(super) key: shunt_abi::TrieKey,
+}
+
+/// The key the kernel lists after `key`; `None` after the last.
+pub(super) fn next_key(map: BorrowedFd<'_>, key: &TrieEntry) -> io::Result<Option<TrieEntry>> {
+    #[repr(C)]
+    struct Attr {
+        map: u32,
+        padding: u32,
+        key: u64,
+        next: u64,
+    }
+    let mut next = *key;
+    let mut attr = Attr {
+        map: raw(map),
+        padding: 0,
+        key: address(std::ptr::from_ref(key)),
+        next: address(std::ptr::from_mut(&mut next)),
+    };
+    match bpf(MAP_GET_NEXT_KEY, &mut attr) {
+        Ok(_) => Ok(Some(next)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Borrows any descriptor-like value; only here so that callers need not import the trait.

@@ -1,0 +1,27 @@
+//! `custom`: a proxy that is described by `redirect` and by our own annotations alone.
+
+use shunt_api::Redirect;
+
+use super::{Excluded, Profile};
+use crate::annotation::{INTERCEPT, bad};
+use crate::cni::Annotations;
+use crate::error::Error;
+use crate::policy::Reason;
+
+pub(crate) static PROFILE: Profile = Profile {
+    defaults: Redirect::default,
+    marker: Some(INTERCEPT),
+    gate,
+    layer: |_| Ok(Redirect::default()),
+    excluded_inbound: |excluded: Excluded| excluded.exclude,
+    tunnel_port: None,
+};
+
+fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {
+    match annotations.get(INTERCEPT).map(String::as_str) {
+        Some("true") => Ok(None),
+        Some("false") => Ok(Some(Reason::OptedOut { key: INTERCEPT })),
+        None => Ok(Some(Reason::NotMarked { key: INTERCEPT })),
+        Some(other) => Err(bad(INTERCEPT, other, "must be \"true\" or \"false\"")),
+    }
+}

@@ -1,0 +1,79 @@
+//! What the plugin does for each command, once everything that is CNI's own has been checked.
+
+mod add;
+mod check;
+mod del;
+mod gc;
+mod status;
+
+use std::path::Path;
+
+use crate::backend::Places;
+use crate::cni::{AddRequest, CheckRequest, DelRequest, GcRequest, Outcome, StatusRequest, Verbs};
+use crate::error::{Error, Failed as _, Kind};
+use crate::lock::Lock;
+use crate::netns::Netns;
+use crate::record::Records;
+use crate::settings::Settings;
+
+/// This node.
+#[derive(Debug, Default)]
+pub struct Node;
+
+impl Node {
+    /// This node.
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl Verbs for Node {
+    fn add(&self, request: &AddRequest) -> Result<Outcome, Error> {
+        add::run(request)
+    }
+
+    fn del(&self, request: &DelRequest) -> Result<Outcome, Error> {
+        Ok(del::run(request))
+    }
+
+    fn check(&self, request: &CheckRequest) -> Result<Outcome, Error> {
+        check::run(request)
+    }
+
+    fn status(&self, request: &StatusRequest) -> Result<Outcome, Error> {
+        status::run(request)
+    }
+
+    fn gc(&self, request: &GcRequest) -> Result<Outcome, Error> {
+        gc::run(request)
+    }
+}
+
+fn places(settings: &Settings) -> Places<'_> {
+    Places { state_dir: &settings.state_dir, bpf_dir: &settings.bpf_dir }
+}
+
+/// Name of the lock of an attachment.
+fn lock_name(attachment: &str) -> String {
+    format!("pod-{attachment}")
+}
+
+/// Opens the pod's namespace and refuses the host's own: rules there would catch the node.
+fn pod_netns(path: &Path) -> Result<Netns, Error> {
+    let netns = Netns::open(path).failed(Kind::Netns, || "opening the pod's network namespace (CNI_NETNS)")?;
+    let own = Netns::own().failed(Kind::Netns, || "opening the plugin's own network namespace")?;
+    if netns.identity() == own.identity() {
+        let text = format!("CNI_NETNS {} is the network namespace the plugin itself runs in", path.display());
+        return Err(Error::new(Kind::Netns, text));
+    }
+    Ok(netns)
+}
+
+/// Removes all there is of the attachment called `name`: what backends have, then the record. Needs its lock.
+fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Error> {
+    let removed = crate::backend::remove(places, locks, name);
+    // The record goes only when nothing is left that it describes.
+    removed.and_then(|()| {
+        Records::new(places.state_dir).remove(name).failed(Kind::Record, || "removing the attachment's record")
+    })
+}

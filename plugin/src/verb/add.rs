@@ -1,0 +1,109 @@
+//! ADD: decide; open the namespace; take the attachment's lock; install; record. Whole or not at all.
+
+use shunt_api::FailurePolicy;
+use slog::{debug, warn};
+
+use super::{lock_name, places, pod_netns, remove};
+use crate::backend::{self, Job, Places};
+use crate::cni::{AddRequest, Outcome, PodRef};
+use crate::error::{Error, Failed as _, Kind};
+use crate::lock::Lock;
+use crate::plan::Plan;
+use crate::policy::{Decision, decide};
+use crate::record::{self, Record, Records};
+
+pub(super) fn run(request: &AddRequest) -> Result<Outcome, Error> {
+    let settings = &request.conf.settings;
+    match decide(&request.pod, &request.conf.annotations, settings)? {
+        Decision::Skip(reason) => {
+            forget(request)?;
+            Ok(Outcome::new(format!("not intercepted: {reason}")))
+        }
+        Decision::Intercept(plan) => match intercept(request, *plan) {
+            Ok(outcome) => Ok(outcome),
+            Err(error) if settings.failure_policy == FailurePolicy::Open && may_pass(error.kind()) => {
+                warn!(request.log, "the pod runs without interception: failurePolicy is open";
+                    "kind" => error.kind().as_str(), "details" => error.details());
+                Ok(Outcome::new("not intercepted: failurePolicy is open"))
+            }
+            Err(error) => Err(error),
+        },
+    }
+}
+
+/// `failurePolicy: open` is about what this node cannot do. A namespace that cannot be used, or is the host's, is an error of
+/// the call whatever the policy.
+fn may_pass(kind: Kind) -> bool {
+    !matches!(kind, Kind::Netns | Kind::Config | Kind::Unsupported)
+}
+
+/// A repeated ADD of a pod that is no longer selected replaces what the earlier one did: with nothing.
+fn forget(request: &AddRequest) -> Result<(), Error> {
+    let places = places(&request.conf.settings);
+    let name = request.attachment.pin_name();
+    if !Records::new(places.state_dir).exists(&name) {
+        return Ok(());
+    }
+    let locks = Lock::new(places.state_dir, request.deadline.at());
+    let _held = locks.take(&lock_name(&name)).failed(Kind::TryAgain, || "waiting for another run of this attachment")?;
+    remove(places, &locks, &name)
+}
+
+fn intercept(request: &AddRequest, plan: Plan) -> Result<Outcome, Error> {
+    let places = places(&request.conf.settings);
+    let netns = pod_netns(&request.netns)?;
+    let name = request.attachment.pin_name();
+    let locks = Lock::new(places.state_dir, request.deadline.at());
+    let _held = locks.take(&lock_name(&name)).failed(Kind::TryAgain, || "waiting for another run of this attachment")?;
+    let records = Records::new(places.state_dir);
+    let before = earlier(request, &records, &name);
+    let job = Job {
+        attachment: &request.attachment,
+        netns: &netns,
+        cgroup_path: request.conf.cgroup_path.as_deref(),
+        pod_uid: request.pod.uid.as_deref(),
+        plan: &plan,
+        before: before.as_ref().map(|record| &record.receipt),
+        deadline: request.deadline.at(),
+    };
+    let receipt = backend::install(places, &job)?;
+    let record = Record {
+        version: record::VERSION,
+        attachment: request.attachment.clone(),
+        network: request.conf.name.clone(),
+        pod: described(&request.pod),
+        netns: request.netns.clone(),
+        netns_identity: netns.identity(),
+        plan,
+        receipt,
+    };
+    let finished = request.deadline.before("recording the attachment").and_then(|_| {
+        records.write(&record).failed(Kind::Record, || "recording the attachment")
+    });
+    match finished {
+        Ok(()) => Ok(Outcome::new("intercepted: ebpf")),
+        // A pod that was captured before stays captured: its processes run.
+        Err(error) if before.is_some() => Err(error),
+        Err(error) => Err(undone(places, &locks, &name, error)),
+    }
+}
+
+/// What an earlier ADD recorded. A record that cannot be read is as good as none: its pins are found by name.
+fn earlier(request: &AddRequest, records: &Records<'_>, name: &str) -> Option<Record> {
+    records.read(name).unwrap_or_else(|fault| {
+        debug!(request.log, "the attachment's earlier record is of no use"; "details" => fault.to_string());
+        None
+    })
+}
+
+fn undone(places: Places<'_>, locks: &Lock<'_>, name: &str, error: Error) -> Error {
+    match remove(places, locks, name) {
+        Ok(()) => error,
+        Err(undo) => error.with_undo(undo),
+    }
+}
+
+fn described(pod: &PodRef) -> String {
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    format!("{}/{} {}", part(&pod.namespace), part(&pod.name), part(&pod.uid))
+}

@@ -1,0 +1,31 @@
+//! CHECK: is the kernel as ADD left it? Cheap, because CRI-O asks right after every ADD.
+
+use super::{places, pod_netns};
+use crate::backend;
+use crate::cni::{CheckRequest, Outcome};
+use crate::error::{Error, Failed as _, Kind};
+use crate::policy::{Decision, decide};
+use crate::record::Records;
+
+pub(super) fn run(request: &CheckRequest) -> Result<Outcome, Error> {
+    let places = places(&request.conf.settings);
+    let name = request.attachment.pin_name();
+    let record = Records::new(places.state_dir).read(&name).failed(Kind::Record, || "reading the attachment's record")?;
+    let decision = decide(&request.pod, &request.conf.annotations, &request.conf.settings)?;
+    let Some(record) = record else {
+        return match decision {
+            Decision::Skip(reason) => Ok(Outcome::new(format!("not intercepted: {reason}"))),
+            Decision::Intercept(_) if request.conf.settings.failure_policy == shunt_api::FailurePolicy::Open => {
+                Ok(Outcome::new("not intercepted: failurePolicy is open"))
+            }
+            Decision::Intercept(_) => Err(Error::new(Kind::Verify, "the pod is to be intercepted and has no record of it")),
+        };
+    };
+    let netns = pod_netns(&request.netns)?;
+    if netns.identity() != record.netns_identity {
+        let text = format!("CNI_NETNS {} is another namespace than at ADD", request.netns.display());
+        return Err(Error::new(Kind::Verify, text));
+    }
+    backend::verify(places, &request.attachment, &netns, &record.receipt)?;
+    Ok(Outcome::new("as ADD left it"))
+}

@@ -1,0 +1,67 @@
+//! DEL: removes what there is of an attachment, and always succeeds.
+//!
+//! A DEL that fails is worse than one that does nothing: the plugins before us never run, and the pod's address is not
+//! released. What cannot be removed now is logged and stays where GC and the next DEL find it.
+
+use slog::warn;
+
+use super::{lock_name, remove};
+use crate::backend::{Places, Receipt};
+use crate::cni::{DelRequest, Outcome};
+use crate::error::{Error, Failed as _, Kind};
+use crate::lock::Lock;
+use crate::netns::Netns;
+use crate::ports;
+use crate::record::{Record, Records};
+
+pub(super) fn run(request: &DelRequest) -> Outcome {
+    let places = Places { state_dir: &request.conf.state_dir, bpf_dir: &request.conf.bpf_dir };
+    match removed(request, places) {
+        Ok(true) => Outcome::new("removed"),
+        Ok(false) => Outcome::new("nothing to remove"),
+        Err(error) => {
+            warn!(request.log, "could not remove everything"; "kind" => error.kind().as_str(), "details" => error.details());
+            Outcome::new("removed in part")
+        }
+    }
+}
+
+/// True if there was anything.
+fn removed(request: &DelRequest, places: Places<'_>) -> Result<bool, Error> {
+    let name = request.attachment.pin_name();
+    let records = Records::new(places.state_dir);
+    if !records.exists(&name) && !crate::backend::attachments(places)?.contains(&name) {
+        return Ok(false);
+    }
+    let locks = Lock::new(places.state_dir, request.deadline.at());
+    let held = locks.take(&lock_name(&name)).failed(Kind::TryAgain, || "waiting for another run of this attachment");
+    // Better removed beside a run that hangs than not removed.
+    if let Err(error) = &held {
+        warn!(request.log, "removing without the attachment's lock"; "details" => error.details());
+    }
+    let record = records.read(&name).unwrap_or_default();
+    let removed = remove(places, &locks, &name);
+    if let (Some(record), Some(netns)) = (record, &request.netns)
+        && let Err(error) = give_back_ports(&record, netns)
+    {
+        warn!(request.log, "the namespace keeps its reserved ports"; "details" => error.details());
+    }
+    if let (Ok(()), Ok(held)) = (&removed, held) {
+        held.discard();
+    }
+    removed.map(|()| true)
+}
+
+/// The namespace outlives the attachment when somebody else made it; then it gets its setting back.
+fn give_back_ports(record: &Record, path: &std::path::Path) -> Result<(), Error> {
+    let Receipt::Ebpf { reserved_ports: Some(before), .. } = &record.receipt else {
+        return Ok(());
+    };
+    let Ok(netns) = Netns::open(path) else {
+        return Ok(());
+    };
+    if netns.identity() != record.netns_identity {
+        return Ok(());
+    }
+    netns.run(|| ports::restore(before)).failed(Kind::Netns, || "giving the namespace its reserved ports back")
+}

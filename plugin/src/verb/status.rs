@@ -1,0 +1,13 @@
+//! STATUS: can this node intercept? Finding out makes it ready.
+
+use super::places;
+use crate::backend;
+use crate::cni::{Outcome, StatusRequest};
+use crate::error::Error;
+use crate::lock::Lock;
+
+pub(super) fn run(request: &StatusRequest) -> Result<Outcome, Error> {
+    let places = places(&request.conf.settings);
+    backend::prepare(places, &Lock::new(places.state_dir, request.deadline.at()))?;
+    Ok(Outcome::new("ready: ebpf"))
+}
