@@ -105,7 +105,8 @@ fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
 }
 
 fn address<T>(value: *const T) -> u64 {
-    value.addr() as u64
+    // The kernel follows it: exposed, so that the compiler knows somebody may.
+    value.expose_provenance() as u64
 }
 
 /// How many programs of a kind are attached right here.
@@ -153,7 +154,8 @@ fn entries(pin: &Path) -> io::Result<usize> {
     let fd = bpf(OBJ_GET, &mut PathAttr { path: address(path.as_ptr()), fd: 0, flags: 0 })?;
     // SAFETY: a fresh descriptor that nobody else owns.
     let map = unsafe { OwnedFd::from_raw_fd(fd) };
-    let (mut key, mut next) = ([0_u8; 64], [0_u8; 64]);
+    let mut next = [0_u8; 64];
+    let mut key;
     // No key asks for the first one.
     let mut from = 0;
     for count in 0..100_000 {
@@ -169,7 +171,7 @@ fn entries(pin: &Path) -> io::Result<usize> {
             Err(error) => return Err(error),
         }
         key = next;
-        from = address(key.as_ptr());
+        from = address(std::ptr::from_ref(&key));
     }
     Err(io::Error::other("the map does not end"))
 }

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,8 +68,13 @@ impl Site {
     }
 
     /// A bpf file system of our own: nothing on the host's is touched, and it goes as a whole.
-    pub(crate) fn bpf_dir(&self) -> PathBuf {
+    fn bpf_mount(&self) -> PathBuf {
         self.dir.join("bpf")
+    }
+
+    /// The plugin's pins.
+    pub(crate) fn bpf_dir(&self) -> PathBuf {
+        self.bpf_mount().join("shunt")
     }
 
     /// The plugin's records.
@@ -109,7 +114,7 @@ impl Site {
             let dir = self.cgroup(cgroup);
             fs::create_dir_all(&dir).doing(format_args!("make cgroup {}", dir.display()))?;
         }
-        mount(Some("bpf"), &self.bpf_dir(), Some("bpf"), MsFlags::empty(), None::<&str>)
+        mount(Some("bpf"), &self.bpf_mount(), Some("bpf"), MsFlags::empty(), None::<&str>)
             .doing("mount a bpf file system")?;
 
         for name in ["world", "node", "pod"] {
@@ -131,7 +136,7 @@ impl Site {
              addr add 192.0.2.1/24 dev world\n\
              addr add 2001:db8::1/64 dev world nodad\n",
         )?;
-        self.ip("world", "route add default via 192.0.2.1\n-6 route add default via 2001:db8::1\n")
+        self.ip("world", "route add default via 192.0.2.1\nroute add default via 2001:db8::1\n")
     }
 
     fn make_netns(&self, name: &str) -> Outcome<()> {

@@ -147,7 +147,7 @@ struct Stage<'a> {
 
 impl Stage<'_> {
     fn world(&self) -> Place {
-        self.place("world", "system", APP)
+        self.place("world", "system", 0)
     }
 
     /// A container of the pod.

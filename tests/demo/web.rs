@@ -28,7 +28,7 @@ fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Answers every request with the address of whoever asks, and prints the same as a line.
+/// Answers every request with the address of whoever asks.
 pub(crate) fn serve(port: &str) -> Outcome<()> {
     let port = port.parse().doing("read a port")?;
     let listener = TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).doing("listen")?;
@@ -36,7 +36,6 @@ pub(crate) fn serve(port: &str) -> Outcome<()> {
     loop {
         let (mut client, from) = listener.accept().doing("accept")?;
         let from = plain(from);
-        println!("{from}");
         std::thread::spawn(move || {
             let _slow = client.set_read_timeout(Some(PATIENCE));
             let mut request = [0; 4096];
