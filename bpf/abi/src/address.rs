@@ -45,7 +45,7 @@ impl Address {
         if self.is_v4() { u32::from_be(self.0[3]) >> 24 == 127 } else { self.same(Self::LOOPBACK6) }
     }
 
-    /// 224.0.0.0/4 or ff00::/8.
+    /// 224.0.0.0/4 or `ff00::/8`.
     #[inline(always)]
     pub const fn is_multicast(self) -> bool {
         if self.is_v4() { u32::from_be(self.0[3]) >> 28 == 14 } else { u32::from_be(self.0[0]) >> 24 == 0xff }

@@ -159,7 +159,7 @@ fn outbound_lists(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) ->
 }
 
 /// The proxy's own connections pass, but for those delivered inside the pod: an app that calls itself through its service
-/// meets the proxy's inbound side, with the destination kept (Istio's rule 8). 127.0.0.1 and ::1 are the proxy's own business.
+/// meets the proxy's inbound side, with the destination kept (Istio's rule 8). 127.0.0.1 and `::1` are the proxy's own business.
 #[inline(always)]
 fn of_proxy(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> Verdict {
     let destination = connection.destination;

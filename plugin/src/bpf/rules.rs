@@ -43,8 +43,8 @@ pub fn encoded(plan: &Plan, interfaces: &Interfaces, ifname: &str, ids: &ProxyId
     }
     flags |= add_lists(&mut trie, plan);
     let config = PodConfig {
-        own4: own(interfaces, ifname, |ip| ip.is_ipv4()),
-        own6: own(interfaces, ifname, |ip| ip.is_ipv6()),
+        own4: own(interfaces, ifname, IpAddr::is_ipv4),
+        own6: own(interfaces, ifname, IpAddr::is_ipv6),
         flags,
         generation,
         outbound_port: plan.outbound_port,
