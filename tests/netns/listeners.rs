@@ -165,14 +165,3 @@ fn a_hot_restart_loses_nothing() {
     assert_eq!(mesh.outcome(SERVICE4), "ECONNREFUSED");
     mesh.nothing_got_out();
 }
-
-/// An app that takes the proxy's port before the proxy does is not the proxy.
-#[test]
-fn only_the_proxys_own_listener_counts() {
-    let mut mesh = Mesh::before_add(Shape::dual());
-    mesh.add();
-    let mut false_one = mesh.pod.serve(&everywhere());
-    assert_eq!(outcomes(&mesh.app(SERVICES)), ["ECONNREFUSED"; 3]);
-    assert!(false_one.seen().is_empty(), "the app was given what is the proxy's");
-    mesh.nothing_got_out();
-}

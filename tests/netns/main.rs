@@ -4,7 +4,6 @@
 
 #![expect(clippy::panic, reason = "a test that cannot be judged must fail")]
 
-mod corners;
 mod forms;
 mod harness;
 mod identity;

@@ -2,6 +2,7 @@
 
 use shunt_tests::ask::{Close, Dial, Serve, Try, address};
 use shunt_tests::net::Shape;
+use shunt_tests::node::Pod;
 use shunt_tests::process;
 
 use crate::mesh::{Mesh, SERVICE4, SERVICE6, SERVICE_MAPPED, captured, only};
@@ -44,9 +45,9 @@ fn without_addresses(tries: &[Try]) -> Vec<String> {
 
 /// What a pod that has us gets must be what one without us gets; returns the former.
 #[track_caller]
-fn as_without_us(mesh: &Mesh, dial: &Dial) -> Vec<Try> {
+fn as_without_us(mesh: &Mesh, bare: &Pod, dial: &Dial) -> Vec<Try> {
     let ours = mesh.pod.dial(dial);
-    let bare = mesh.bare_twin().dial(dial);
+    let bare = bare.dial(dial);
     assert_eq!(without_addresses(&ours), without_addresses(&bare), "with us, without us; {dial:?}");
     ours
 }
@@ -54,13 +55,14 @@ fn as_without_us(mesh: &Mesh, dial: &Dial) -> Vec<Try> {
 #[test]
 fn one_source_port_to_two_destinations_at_once() {
     let mesh = Mesh::new();
+    let bare = mesh.bare_twin();
     let rows = [
         (["10.96.0.10:80", "10.96.0.11:80", "10.96.0.10:443"], "0.0.0.0:40001"),
         (["[fd96::10]:80", "[fd96::11]:80", "[fd96::10]:443"], "[::]:40001"),
     ];
     for (to, from) in rows {
         let dial = Dial::to(to).bind(from).reuse_address().close(Close::Never);
-        let seen = as_without_us(&mesh, &dial);
+        let seen = as_without_us(&mesh, &bare, &dial);
         assert_eq!(seen.len(), 3);
         seen.iter().for_each(captured);
     }
@@ -69,9 +71,10 @@ fn one_source_port_to_two_destinations_at_once() {
 #[test]
 fn one_source_port_to_one_destination_twice_fails_as_it_does_without_us() {
     let mesh = Mesh::new();
+    let bare = mesh.bare_twin();
     for (to, from) in [(SERVICE4, "0.0.0.0:40001"), (SERVICE6, "[::]:40001")] {
         let dial = Dial::to([to, to]).bind(from).reuse_address().close(Close::Never);
-        let seen = as_without_us(&mesh, &dial);
+        let seen = as_without_us(&mesh, &bare, &dial);
         assert_eq!(seen.iter().filter(|one| one.error.is_some()).count(), 1, "{seen:?}");
     }
 }
@@ -80,12 +83,13 @@ fn one_source_port_to_one_destination_twice_fails_as_it_does_without_us() {
 #[test]
 fn a_four_tuple_is_used_again_after_an_abort() {
     let mesh = Mesh::new();
+    let bare = mesh.bare_twin();
     for (one, other, from) in
         [(SERVICE4, "10.96.0.11:80", "0.0.0.0:40001"), (SERVICE6, "[fd96::11]:80", "[::]:40001")]
     {
         let to = [one, other, one, one, other, other, one];
         let dial = Dial::to(to).bind(from).reuse_address().close(Close::Abort);
-        let seen = as_without_us(&mesh, &dial);
+        let seen = as_without_us(&mesh, &bare, &dial);
         seen.iter().for_each(captured);
     }
 }
@@ -101,10 +105,11 @@ fn a_four_tuple_is_used_again_after_a_close() {
         );
         mesh.add();
         mesh.proxy = Some(process::Server::start(&mesh.pod.proxy(), &Serve { hang_up, ..crate::mesh::everywhere() }));
+        let bare = mesh.bare_twin();
         let close = if hang_up { Close::Second } else { Close::First };
         for (to, from) in [("10.96.0.10:81", "0.0.0.0:40001"), ("[fd96::10]:81", "[::]:40001")] {
             let dial = Dial::to([to, to]).bind(from).reuse_address().close(close);
-            as_without_us(&mesh, &dial);
+            as_without_us(&mesh, &bare, &dial);
         }
     }
 }
