@@ -1,7 +1,7 @@
 //! The sidecar: a real Envoy, set up as Istio sets up its own.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Child;
@@ -53,9 +53,21 @@ impl Envoy {
             .open(site.path("log/envoy.log"))
             .doing("open Envoy's log")?;
         // Envoy opens its standard output once more, by name and under its own uid.
-        let access = File::options().append(true).create(true).open(access_log(site)).doing("open Envoy's access log")?;
+        let access = File::options()
+            .append(true)
+            .create(true)
+            .open(access_log(site))
+            .doing("open Envoy's access log")?;
         std::os::unix::fs::fchown(&access, Some(UID), Some(UID)).doing("give Envoy its access log")?;
-        let arguments = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "--file-flush-interval-msec", "10"];
+        let arguments = [
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+            "--file-flush-interval-msec",
+            "10",
+        ];
         let mut job = vec!["exec", &program, "--config-path", &config];
         job.extend(arguments);
         let child = place.command(&job)?.stdout(access).stderr(log).spawn().doing("start Envoy")?;

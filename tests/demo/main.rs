@@ -3,7 +3,11 @@
 //! A scratch node is made of network namespaces: a *world* with a web server, a *node* with the bridge, a *pod* wired by
 //! the reference plugins and Shunt, called by cnitool. Every step says on one screen what the app, Envoy and the server
 //! each saw, and is checked; the exit status tells whether all of it was seen.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people: its output is the point")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for people: its output is the point"
+)]
 
 mod cni;
 mod envoy;
@@ -80,7 +84,11 @@ fn remove_on_signal(site: Site) -> Outcome<()> {
         if let Err(error) = site.remove() {
             eprintln!("demo: {error}");
         }
-        #[expect(clippy::exit, clippy::disallowed_methods, reason = "the story is over; its thread may be waiting")]
+        #[expect(
+            clippy::exit,
+            clippy::disallowed_methods,
+            reason = "the story is over; its thread may be waiting"
+        )]
         std::process::exit(signal.map_or(1, |signal| 128 + signal as i32));
     });
     Ok(())

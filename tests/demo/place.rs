@@ -48,7 +48,8 @@ impl Place {
 /// The new process: moves to its place, then does its job.
 pub(crate) fn enter(place: &str, job: &[&str]) -> Outcome<bool> {
     let place: Place = serde_json::from_str(place).doing("read a place")?;
-    fs::write(place.cgroup.join("cgroup.procs"), "0").doing(format_args!("join {}", place.cgroup.display()))?;
+    fs::write(place.cgroup.join("cgroup.procs"), "0")
+        .doing(format_args!("join {}", place.cgroup.display()))?;
     let namespace = File::open(&place.netns).doing(format_args!("open {}", place.netns.display()))?;
     setns(namespace, CloneFlags::CLONE_NEWNET).doing(format_args!("enter {}", place.netns.display()))?;
     if let Some(var_lib) = &place.var_lib {

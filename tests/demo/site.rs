@@ -49,7 +49,7 @@ impl Site {
         if !name.starts_with(PREFIX) || name.contains('/') {
             return Err(format!("{name} is no name of a demo"));
         }
-        let root = cgroup2_mount().ok_or("this machine has no cgroup2 mount")?;
+        let root = shunt_tests::cgroup::mount_point().ok_or("this machine has no cgroup2 mount")?;
         Ok(Self { name: name.to_owned(), dir: std::env::temp_dir().join(name), cgroups: root.join(name) })
     }
 
@@ -109,7 +109,8 @@ impl Site {
             let dir = self.dir.join(part);
             fs::create_dir_all(&dir).doing(format_args!("make {}", dir.display()))?;
         }
-        fs::set_permissions(&self.dir, PermissionsExt::from_mode(0o755)).doing("open the demo's directory")?;
+        fs::set_permissions(&self.dir, PermissionsExt::from_mode(0o755))
+            .doing("open the demo's directory")?;
         for cgroup in ["system", "app", "envoy"] {
             let dir = self.cgroup(cgroup);
             fs::create_dir_all(&dir).doing(format_args!("make cgroup {}", dir.display()))?;
@@ -147,7 +148,13 @@ impl Site {
             scope
                 .spawn(|| {
                     unshare(CloneFlags::CLONE_NEWNET)?;
-                    mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                    mount(
+                        Some("/proc/thread-self/ns/net"),
+                        &path,
+                        None::<&str>,
+                        MsFlags::MS_BIND,
+                        None::<&str>,
+                    )
                 })
                 .join()
                 .unwrap_or(Err(nix::errno::Errno::ECANCELED))
@@ -155,7 +162,9 @@ impl Site {
         .doing(format_args!("make network namespace {name}"))?;
         self.inside(name, || {
             // Addresses are usable at once; nobody else is on these links.
-            for key in ["ipv6/conf/all/accept_dad", "ipv6/conf/default/accept_dad", "ipv6/conf/default/accept_ra"] {
+            for key in
+                ["ipv6/conf/all/accept_dad", "ipv6/conf/default/accept_dad", "ipv6/conf/default/accept_ra"]
+            {
                 fs::write(format!("/proc/sys/net/{key}"), "0").doing(format_args!("set {key}"))?;
             }
             if name == "node" {
@@ -256,16 +265,6 @@ impl Site {
     }
 }
 
-/// Where cgroup2 is mounted: `/sys/fs/cgroup` on a unified host, `/sys/fs/cgroup/unified` on a hybrid one.
-fn cgroup2_mount() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    mounts.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let is_cgroup2 = after.split(' ').next() == Some("cgroup2");
-        is_cgroup2.then(|| before.split(' ').nth(4).map(PathBuf::from)).flatten()
-    })
-}
-
 /// Ends the processes of a cgroup and of those below it, then removes them.
 fn remove_cgroup(dir: &Path) -> Outcome<()> {
     let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
@@ -303,7 +302,10 @@ pub(crate) fn wait_for(otherwise: &str, mut so: impl FnMut() -> bool) -> Outcome
         if Instant::now() > end || Site::stopped() && !otherwise.starts_with("cgroup") {
             return Err(format!("{otherwise} within 10 s"));
         }
-        #[expect(clippy::disallowed_methods, reason = "the pause between two looks at something that has no event")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the pause between two looks at something that has no event"
+        )]
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())

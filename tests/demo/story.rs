@@ -32,11 +32,18 @@ pub(crate) fn tell(site: &Site, keep: bool) -> Outcome<bool> {
     println!("Shunt: a world with a web server, a node, a pod; real plugins, real libcni, real Envoy.");
     let answer = cni.call("add", MESHED)?.expect_ok("ADD")?;
     let addresses = answer.addresses()?;
-    screen.step("ADD", &format!("bridge + host-local + shunt, by cnitool, all in {} ms", answer.took.as_millis()));
+    screen.step(
+        "ADD",
+        &format!("bridge + host-local + shunt, by cnitool, all in {} ms", answer.took.as_millis()),
+    );
     let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     screen.view("pod", addresses.len() == 2, &format!("has {}", list.join(" and ")));
     let traces = Traces::count(site)?;
-    screen.view("kernel", traces.records == 1 && traces.links > 0 && traces.entries == 1, &traces.to_string());
+    screen.view(
+        "kernel",
+        traces.records == 1 && traces.links > 0 && traces.entries == 1,
+        &traces.to_string(),
+    );
 
     // What istio-init does for the proxy: the address inbound IPv6 connections are made from.
     site.ip("pod", "addr replace ::6/128 dev lo nodad\n")?;
@@ -176,7 +183,11 @@ impl Stage<'_> {
         if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout).read_line(&mut line).doing("wait for a web server")?;
         }
-        if line.trim() == "ready" { Ok(()) } else { Err(format!("the web server on port {port} does not start")) }
+        if line.trim() == "ready" {
+            Ok(())
+        } else {
+            Err(format!("the web server on port {port} does not start"))
+        }
     }
 
     fn get(&self, place: &Place, address: SocketAddr) -> Outcome<Visit> {
@@ -193,7 +204,10 @@ impl Stage<'_> {
         let app = site.cgroup("app");
         println!("\nLeft running. Into the pod, as the app (uid {APP}), with nothing of the host's hidden:");
         println!("  sh -c 'echo $$ > {}/cgroup.procs; \\", app.display());
-        println!("    exec nsenter --net={} setpriv --reuid {APP} --clear-groups sh'", site.netns("pod").display());
+        println!(
+            "    exec nsenter --net={} setpriv --reuid {APP} --clear-groups sh'",
+            site.netns("pod").display()
+        );
         println!("Out of it, the world's server is http://{WORLD_V4}/ and http://[{WORLD_V6}]/.");
         println!("Envoy's view:    tail -f {}", site.path("log/access.log").display());
         println!("Remove it with:  {} --remove {}", own_path(), site.name());

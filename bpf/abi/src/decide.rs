@@ -11,6 +11,18 @@ pub trait Rules {
     fn lookup(&self, key: RuleKey) -> Option<Rule>;
 }
 
+/// A rule trie as a list of entries (length in bits of the pod's part of the key as [`RuleKey`] counts them, key, value): for
+/// asking on the host what the kernel would answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'a>(pub &'a [(u32, RuleKey, Rule)]);
+
+impl Rules for Table<'_> {
+    fn lookup(&self, key: RuleKey) -> Option<Rule> {
+        let matching = self.0.iter().filter(|(length, prefix, _)| prefix.covers(*length, key));
+        matching.max_by_key(|(length, _, _)| *length).map(|(_, _, rule)| *rule)
+    }
+}
+
 /// An outbound connection, as `connect` sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outbound {
@@ -147,7 +159,7 @@ fn outbound_lists(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) ->
 }
 
 /// The proxy's own connections pass, but for those delivered inside the pod: an app that calls itself through its service
-/// meets the proxy's inbound side, with the destination kept (Istio's rule 8). 127.0.0.1 and ::1 are the proxy's own business.
+/// meets the proxy's inbound side, with the destination kept (Istio's rule 8). 127.0.0.1 and `::1` are the proxy's own business.
 #[inline(always)]
 fn of_proxy(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> Verdict {
     let destination = connection.destination;
