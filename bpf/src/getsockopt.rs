@@ -15,10 +15,14 @@ const SOL_IP: u32 = 0;
 const SOL_IPV6: u32 = 41;
 const TCP_ESTABLISHED: u32 = 1;
 
-/// Answers the option, and leaves every other call's result as the kernel made it (`optlen` 0 says so).
+/// The kernel hands programs no more of a result than this; what is longer it takes back from them only if they say "as it was".
+const PAGE: u32 = 4096;
+
+/// Answers the option, and leaves every other call's result as it is. `optlen` 0 would say that to the kernel, but it also wipes
+/// what another program on the way (another version of ours, on a parent cgroup) has answered: only where it must be said.
 #[inline(always)]
 pub(crate) fn option(ctx: &SockoptContext) {
-    if !answer(ctx) {
+    if !answer(ctx) && read!(bpf_sockopt, ctx.sockopt, optlen) > PAGE {
         write!(ctx.sockopt, optlen, 0);
     }
 }
