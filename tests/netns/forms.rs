@@ -11,7 +11,11 @@ fn each_family_is_captured_and_sees_what_it_would_see_without_us() {
         captured(&seen);
         let v6 = plain(seen.to).is_ipv6();
         assert_eq!(seen.peer, Some(plain(seen.to)), "getpeername names the service: {seen:?}");
-        assert_eq!(seen.local.map(|at| at.ip()), Some(mesh.pod.ip(v6)), "the source is the pod's own: {seen:?}");
+        assert_eq!(
+            seen.local.map(|at| at.ip()),
+            Some(mesh.pod.ip(v6)),
+            "the source is the pod's own: {seen:?}"
+        );
         assert_eq!(Some(seen.greeted().peer()), seen.local, "the proxy sees the app's own address: {seen:?}");
     }
     mesh.nothing_got_out();

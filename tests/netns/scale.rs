@@ -37,7 +37,12 @@ fn two_thousand_at_once_each_with_its_own_destination() {
 #[test]
 fn clients_in_parallel_of_both_families() {
     let mut mesh = quiet_mesh(1);
-    let kinds = [destinations(false, 50), destinations(true, 50), vec![SERVICE4.to_owned()], vec![SERVICE6.to_owned()]];
+    let kinds = [
+        destinations(false, 50),
+        destinations(true, 50),
+        vec![SERVICE4.to_owned()],
+        vec![SERVICE6.to_owned()],
+    ];
     let dials: Vec<Dial> = kinds.iter().map(|to| Dial::to(to).many(Many::Churn(5000, 2))).collect();
     let mut running: Vec<Holding> = dials.iter().map(|dial| Holding::start(&mesh.pod.app(), dial)).collect();
     for client in &mut running {

@@ -125,7 +125,9 @@ fn begin(dial: &Dial, to: SocketAddr) -> Result<Socket, Failure> {
     let socket = socket::client(dial, to)?;
     socket.set_nonblocking(true).map_err(at("blocking"))?;
     match socket.connect(&SockAddr::from(to)) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(("connect".to_owned(), name(&error))),
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
+            Err(("connect".to_owned(), name(&error)))
+        }
         _ => Ok(socket),
     }
 }

@@ -90,7 +90,8 @@ fn set(socket: &Socket, level: i32, option: i32, value: i32) -> io::Result<()> {
     let length = u32::try_from(size_of::<i32>()).expect("four");
     // SAFETY: the option's value is the int passed, of the length passed.
     #[expect(unsafe_code, reason = "options the socket crate does not name")]
-    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+    let done =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -101,7 +102,13 @@ pub(crate) fn original_length(socket: &Socket, level: i32, room: usize) -> io::R
     // SAFETY: the kernel writes at most `length` bytes into the buffer, which has that many.
     #[expect(unsafe_code, reason = "the length is the question here, and wrappers hide it")]
     let done = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), level, libc::SO_ORIGINAL_DST, buffer.as_mut_ptr().cast(), &raw mut length)
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            libc::SO_ORIGINAL_DST,
+            buffer.as_mut_ptr().cast(),
+            &raw mut length,
+        )
     };
     if done == 0 { Ok(length) } else { Err(io::Error::last_os_error()) }
 }

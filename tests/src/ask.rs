@@ -101,7 +101,7 @@ pub enum How {
 /// How a client closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Close {
-    /// At once, first.
+    /// First.
     First,
     /// After the peer has.
     Second,
