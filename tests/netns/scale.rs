@@ -125,7 +125,7 @@ fn a_widened_port_range() {
 #[test]
 fn a_pod_that_takes_our_ports_for_its_own_fools_only_itself() {
     let mut mesh = quiet_mesh(1);
-    mesh.pod.netns.set("ipv4/ip_local_reserved_ports", "");
+    mesh.pod.netns.set("ipv4/ip_local_reserved_ports", "\n");
     mesh.pod.netns.set("ipv4/ip_local_port_range", "61000 65535");
     for to in [SERVICE4, SERVICE6] {
         // Fewer than there are ports, for the range is small now.
