@@ -73,3 +73,23 @@ fn a_reply_of_any_size_comes_back_whole_and_both_ways_work() {
         assert_eq!(talking.echo(), ["same"; 2]);
     }
 }
+
+/// With connection tracking in the pod the kernel has an answer of its own to `SO_ORIGINAL_DST`, and it is not ours.
+#[test]
+fn connection_tracking_in_the_pod() {
+    shunt_tests::need::tool("iptables");
+    let mut mesh = Mesh::new();
+    for tool in ["iptables", "ip6tables"] {
+        let tracked = ["-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW,ESTABLISHED", "-j", "ACCEPT"];
+        mesh.pod.netns.run(tool, &tracked, "");
+        mesh.pod.netns.run(tool, &["-t", "nat", "-A", "OUTPUT", "-p", "udp", "-j", "RETURN"], "");
+    }
+    let seen = mesh.app(SERVICES.iter().flat_map(|to| [to; 20]));
+    seen.iter().for_each(captured);
+    for v6 in [false, true] {
+        let seen = mesh.arriving(v6, 8080);
+        assert_eq!(seen.outcome(), "inbound", "{seen:?}");
+        assert_eq!(seen.greeted().original(), Some(plain(seen.to)), "{seen:?}");
+    }
+    mesh.nothing_got_out();
+}
