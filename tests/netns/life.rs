@@ -1,5 +1,8 @@
 //! ADD, DEL and what lies between: what was before goes on, what is gone leaves nothing.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use serde_json::json;
 use shunt_tests::ask::{Dial, Serve};
 use shunt_tests::net::Shape;
@@ -12,11 +15,13 @@ fn connections_from_before_add_go_on() {
     let mut mesh = Mesh::before_add(Shape::dual());
     let _app = mesh.pod.serve(&Serve::at([("app", "0.0.0.0:8080"), ("app", "[::]:8080")]));
     let mut going_out = Talking::start(&mesh.pod.app(), &Dial::to(SERVICES));
-    let mut coming_in = Talking::start(&outside(&mesh.world), &Dial::to(["10.77.0.2:8080", "[fd77::2]:8080"]));
+    let mut coming_in =
+        Talking::start(&outside(&mesh.world), &Dial::to(["10.77.0.2:8080", "[fd77::2]:8080"]));
     assert_eq!(outcomes(&going_out.tries), ["world"; 3]);
     assert_eq!(outcomes(&coming_in.tries), ["app"; 2]);
     mesh.add();
     for _round in 0..2 {
+        mesh.proxy = None;
         assert_eq!(going_out.echo(), ["same"; 3]);
         assert_eq!(coming_in.echo(), ["same"; 2]);
         mesh.start_proxy();
@@ -31,7 +36,7 @@ fn a_second_add_keeps_the_proxy() {
     for _again in 0..3 {
         mesh.add();
         mesh.app(SERVICES).iter().for_each(captured);
-        assert_eq!(mesh.from_outside(false, 8080).outcome(), "inbound");
+        assert_eq!(mesh.arriving(false, 8080).outcome(), "inbound");
     }
     mesh.nothing_got_out();
 }
@@ -53,8 +58,7 @@ fn a_second_add_takes_the_new_rules() {
 #[test]
 fn after_del_it_is_as_if_we_had_never_been() {
     let mut mesh = Mesh::before_add(Shape::dual());
-    mesh.node.call_bare("STATUS", |_| {}).ok();
-    let before = mesh.node.kept();
+    let before = after_another(&mesh);
     mesh.add();
     assert_ne!(mesh.node.kept(), before, "an attachment is recorded");
     mesh.start_proxy();
@@ -65,11 +69,11 @@ fn after_del_it_is_as_if_we_had_never_been() {
         mesh.node.del(&mesh.pod);
         assert_eq!(mesh.node.kept(), before, "something is left");
         assert_eq!(outcomes(&mesh.app(SERVICES)), ["world"; 3]);
-        let seen = mesh.from_outside(false, 8080);
+        let seen = mesh.arriving(false, 8080);
         assert_eq!(seen.outcome(), "ECONNREFUSED", "nobody listens there: {seen:?}");
     }
     let _app = mesh.pod.serve(&Serve::at([("app", "0.0.0.0:8080")]));
-    assert_eq!(mesh.from_outside(false, 8080).outcome(), "app");
+    assert_eq!(mesh.arriving(false, 8080).outcome(), "app");
 }
 
 #[test]
@@ -102,8 +106,7 @@ fn a_proxy_from_before_add() {
 #[test]
 fn two_interface_names_are_two_attachments() {
     let mut mesh = Mesh::before_add(Shape::two_interfaces());
-    mesh.node.call_bare("STATUS", |_| {}).ok();
-    let before = mesh.node.kept();
+    let before = after_another(&mesh);
     for interface in ["eth0", "net1"] {
         mesh.node.call("ADD", &mesh.pod, interface).ok();
     }
@@ -159,8 +162,7 @@ fn open_connections_survive_del() {
 #[test]
 fn del_after_the_namespace_is_gone() {
     let mesh = Mesh::before_add(Shape::dual());
-    mesh.node.call_bare("STATUS", |_| {}).ok();
-    let before = mesh.node.kept();
+    let before = after_another(&mesh);
     mesh.add();
     drop_namespace(&mesh);
     mesh.node.del(&mesh.pod);
@@ -170,4 +172,12 @@ fn del_after_the_namespace_is_gone() {
 fn drop_namespace(mesh: &Mesh) {
     let gone = nix::mount::umount2(mesh.pod.netns.path(), nix::mount::MntFlags::MNT_DETACH);
     assert_eq!(gone, Ok(()), "the test's own mount");
+}
+
+/// What a node keeps when it has had a pod and has none now: what is shared, and nothing of the pod.
+fn after_another(mesh: &Mesh) -> BTreeSet<PathBuf> {
+    let other = mesh.bare_twin();
+    mesh.node.add(&other);
+    mesh.node.del(&other);
+    mesh.node.kept()
 }

@@ -31,8 +31,14 @@ fn attempt(dial: &Dial, to: SocketAddr, seen: &mut Try) -> Result<Socket, Failur
     seen.local = Some(socket_address(socket.local_addr()).map(plain).map_err(at("getsockname"))?);
     seen.peer = Some(socket_address(socket.peer_addr()).map(plain).map_err(at("getpeername"))?);
     seen.greeting = Some(greeting(&socket)?);
-    if dial.close == Close::Second {
-        drain(&socket).map_err(at("drain"))?;
+    match dial.close {
+        // Until the other end has gone too, so that the next one from the same port meets TIME_WAIT and no race.
+        Close::First => {
+            socket.shutdown(std::net::Shutdown::Write).map_err(at("shutdown"))?;
+            drain(&socket).map_err(at("drain"))?;
+        }
+        Close::Second => drain(&socket).map_err(at("drain"))?,
+        Close::Abort | Close::Never => {}
     }
     Ok(socket)
 }

@@ -124,7 +124,7 @@ impl World {
                 second = 77 + net,
             );
         }
-        setup += &format!("route add local {SERVICES_V4} dev lo\n-6 route add local {SERVICES_V6} dev lo\n");
+        setup += &format!("route add local {SERVICES_V4} dev lo\nroute add local {SERVICES_V6} dev lo\n");
         netns.ip(&setup);
         netns.set("ipv4/tcp_fastopen", "3");
         Self { netns }
@@ -241,7 +241,7 @@ pub(crate) fn wire(dir: &Path, name: &str, world: &World, shape: &Shape, number:
         if let Some(ip) = v6 {
             inside += &format!("addr add {ip}/64 dev {name} nodad\n");
             if shape.default_route && index == 0 {
-                inside += &format!("-6 route add default via fd{}::1\n", 77 + net);
+                inside += &format!("route add default via fd{}::1\n", 77 + net);
             }
         }
     }

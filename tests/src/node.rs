@@ -236,7 +236,8 @@ fn mount_bpffs() {
     ONCE.call_once(|| {
         let is_bpffs = statfs(BPF_ROOT).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
         if !is_bpffs {
-            mount(Some("bpf"), BPF_ROOT, Some("bpf"), MsFlags::empty(), None::<&str>).expect("root may mount bpffs");
+            mount(Some("bpf"), BPF_ROOT, Some("bpf"), MsFlags::empty(), None::<&str>)
+                .expect("root may mount bpffs");
         }
     });
 }

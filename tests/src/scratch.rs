@@ -27,11 +27,17 @@ impl Scratch {
     pub fn new() -> Self {
         REAP.call_once(reap);
         let pid = std::process::id();
-        let name = format!("{PREFIX}{pid}.{}-{}", start_time(pid).unwrap_or(0), NEXT.fetch_add(1, Ordering::Relaxed));
+        // No dot: bpffs keeps names with dots for itself.
+        let name = format!(
+            "{PREFIX}{pid}_{}-{}",
+            start_time(pid).unwrap_or(0),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let dir = std::env::temp_dir().join(&name);
         fs::create_dir_all(&dir).expect("the temporary directory is writable");
         // Processes under other ids reach the helper files below it.
-        fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("own directory");
+        fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("own directory");
         Self { dir, name }
     }
 
@@ -64,7 +70,7 @@ fn owner_is_gone(name: &str) -> bool {
     let Some((owner, _)) = name.strip_prefix(PREFIX).and_then(|rest| rest.rsplit_once('-')) else {
         return false;
     };
-    let Some((pid, born)) = owner.split_once('.') else { return false };
+    let Some((pid, born)) = owner.split_once('_') else { return false };
     match (pid.parse(), born.parse()) {
         (Ok(pid), Ok(born)) => start_time(pid) != Some(born),
         _ => false,
@@ -121,8 +127,8 @@ mod tests {
     fn own_things_are_kept_and_those_of_the_dead_are_not() {
         let own = Scratch::new();
         assert!(!owner_is_gone(own.name()), "{}", own.name());
-        assert!(owner_is_gone("shunt-t-1.999999999999-0"));
-        assert!(owner_is_gone("shunt-t-4194304.5-7"));
+        assert!(owner_is_gone("shunt-t-1_999999999999-0"));
+        assert!(owner_is_gone("shunt-t-4194304_5-7"));
         assert!(!owner_is_gone("somebody-else"));
         assert!(!owner_is_gone("shunt-t-odd"));
     }
