@@ -35,7 +35,11 @@ pub(crate) fn tell(site: &Site, keep: bool) -> Outcome<bool> {
     let addresses = answer.addresses()?;
     screen.step(
         "ADD",
-        &format!("bridge + host-local + shunt, by cnitool, all in {} ms", answer.took.as_millis()),
+        &format!(
+            "bridge + host-local + shunt, by cnitool: {} ms, of them shunt {}",
+            answer.took.as_millis(),
+            cni.own_share("ADD")
+        ),
     );
     let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     screen.view("pod", addresses.len() == 2, &format!("has {}", list.join(" and ")));
