@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Uid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Doing as _, Outcome};
@@ -64,6 +64,9 @@ pub(crate) fn enter(place: &str, job: &[&str]) -> Outcome<bool> {
     setgroups(&[id.1]).and_then(|()| setgid(id.1)).and_then(|()| setuid(id.0)).doing("give up root")?;
     if place.with_us {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).doing("tie the process to the demo")?;
+    } else {
+        // Nor does it end with the terminal.
+        setsid().doing("leave the terminal")?;
     }
     SigSet::all().thread_unblock().doing("unblock signals")?;
     match (program, job) {

@@ -1,5 +1,6 @@
 //! The demo, step by step.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
@@ -34,7 +35,11 @@ pub(crate) fn tell(site: &Site, keep: bool) -> Outcome<bool> {
     let addresses = answer.addresses()?;
     screen.step(
         "ADD",
-        &format!("bridge + host-local + shunt, by cnitool, all in {} ms", answer.took.as_millis()),
+        &format!(
+            "bridge + host-local + shunt, by cnitool: {} ms, of them shunt {}",
+            answer.took.as_millis(),
+            cni.own_share("ADD")
+        ),
     );
     let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     screen.view("pod", addresses.len() == 2, &format!("has {}", list.join(" and ")));
@@ -76,7 +81,7 @@ pub(crate) fn tell(site: &Site, keep: bool) -> Outcome<bool> {
     }
 
     let answer = cni.call("del", MESHED)?.expect_ok("DEL")?;
-    screen.step("DEL", &format!("all in {} ms", answer.took.as_millis()));
+    screen.step("DEL", &format!("{} ms, of them shunt {}", answer.took.as_millis(), cni.own_share("DEL")));
     let traces = Traces::count(site)?;
     screen.view("kernel", traces.none_of_pod(), &traces.to_string());
     let again = cni.call("add", PLAIN)?.expect_ok("ADD without shunt")?;
@@ -174,9 +179,12 @@ impl Stage<'_> {
 
     /// Starts a web server and waits until it listens. It ends with the demo, or with the site.
     fn serve(&self, place: &Place, port: u16) -> Outcome<()> {
+        let log =
+            File::create(self.site.path(&format!("log/web-{port}.log"))).doing("make a web server's log")?;
         let mut child = place
             .command(&["serve", &port.to_string()])?
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .doing("start a web server")?;
         let mut line = String::new();
