@@ -1,1 +1,22 @@
-//! Library.
+//! The harness of the suites: scratch nodes, pods, cgroups and processes, and a runtime that calls the plugin.
+//!
+//! A suite makes a [`node::Node`], a [`net::World`] beyond it and pods on it, runs servers, a proxy and clients as
+//! processes of those pods ([`process`]) and calls the plugin as a container runtime does ([`runtime_call`]). Whatever a
+//! test makes is its own and is gone when the test ends, after a panic too; what a killed run left is removed by the next.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a harness stops the test where its ground gives way"
+)]
+
+pub mod ask;
+pub mod bin;
+pub mod cgroup;
+pub mod need;
+pub mod net;
+pub mod node;
+pub mod process;
+pub mod redirect;
+pub mod runtime_call;
+pub mod scratch;

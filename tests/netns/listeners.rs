@@ -1,0 +1,153 @@
+//! Where the proxy listens, who accepts, and what happens when nobody does.
+
+use shunt_tests::ask::{Dial, Many, Serve};
+use shunt_tests::net::Shape;
+use shunt_tests::process::{Server, dial_many};
+
+use crate::mesh::{Mesh, SERVICE4, SERVICE6, SERVICE_MAPPED, SERVICES, captured, everywhere, outcome, outcomes, proxy_at};
+
+fn with_proxy(serve: &Serve) -> Mesh {
+    let mut mesh = Mesh::before_add(Shape::dual());
+    mesh.add();
+    mesh.proxy = Some(Server::start(&mesh.pod.proxy(), serve));
+    mesh
+}
+
+#[test]
+fn a_proxy_is_found_wherever_it_listens() {
+    let dual = |ips: &[&str]| Serve { only_v6: false, ..proxy_at(ips) };
+    let rows: [(&str, Serve, &[&str]); 7] = [
+        ("127.0.0.1", proxy_at(&["127.0.0.1"]), &[SERVICE4, SERVICE_MAPPED]),
+        ("0.0.0.0", proxy_at(&["0.0.0.0"]), &[SERVICE4, SERVICE_MAPPED]),
+        ("10.77.0.2", proxy_at(&["10.77.0.2"]), &[SERVICE4, SERVICE_MAPPED]),
+        ("[::1]", proxy_at(&["[::1]"]), &[SERVICE6]),
+        (":: for both", dual(&["[::]"]), &SERVICES),
+        ("0.0.0.0 and ::", everywhere(), &SERVICES),
+        ("127.0.0.1 and ::1", proxy_at(&["127.0.0.1", "[::1]"]), &SERVICES),
+    ];
+    for (place, serve, reached) in rows {
+        let mut mesh = with_proxy(&serve);
+        for to in SERVICES {
+            let seen = crate::mesh::only(mesh.app([to]));
+            if reached.contains(&to) {
+                captured(&seen);
+            } else {
+                assert_eq!(seen.outcome(), "ECONNREFUSED", "proxy at {place}: {seen:?}");
+            }
+        }
+        for v6 in [false, true] {
+            let seen = mesh.from_outside(v6, 8080);
+            let expected = reached.contains(&if v6 { SERVICE6 } else { SERVICE4 });
+            assert_eq!(seen.outcome(), if expected { "inbound" } else { "ECONNREFUSED" }, "proxy at {place}: {seen:?}");
+        }
+        mesh.nothing_got_out();
+    }
+}
+
+#[test]
+fn workers_that_share_a_port_all_get_some() {
+    let mut serve = everywhere();
+    (serve.workers, serve.quiet) = (4, true);
+    let mesh = with_proxy(&serve);
+    let seen = mesh.app([SERVICE4; 200]);
+    seen.iter().for_each(captured);
+    let mut pids: Vec<u32> = seen.iter().map(|one| one.greeted().pid).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    assert_eq!(pids.len(), 4, "of four workers these answered: {pids:?}");
+    let sum = dial_many(&mesh.pod.app(), &Dial::to([SERVICE6]).many(Many::AtOnce(500)));
+    crate::mesh::all_exact(&sum, "outbound", 500);
+}
+
+#[test]
+fn one_process_binds_and_another_accepts() {
+    let mut mesh = with_proxy(&Serve { hand_over: true, ..everywhere() });
+    for seen in mesh.app(SERVICES) {
+        captured(&seen);
+    }
+    assert_eq!(mesh.from_outside(false, 8080).outcome(), "inbound");
+    mesh.nothing_got_out();
+}
+
+#[test]
+fn a_proxy_that_does_not_set_reuse_address() {
+    let mesh = with_proxy(&Serve { reuse_address: false, ..everywhere() });
+    mesh.app(SERVICES).iter().for_each(captured);
+}
+
+#[test]
+fn before_the_proxy_listens_nothing_gets_out() {
+    let mut mesh = Mesh::before_add(Shape::dual());
+    mesh.add();
+    assert_eq!(outcomes(&mesh.app(SERVICES)), ["ECONNREFUSED"; 3]);
+    mesh.start_proxy();
+    mesh.app(SERVICES).iter().for_each(captured);
+    mesh.nothing_got_out();
+}
+
+#[test]
+fn a_dead_proxy_means_refused_in_both_directions() {
+    let mut mesh = Mesh::new();
+    mesh.app(SERVICES).iter().for_each(captured);
+    let mut app = mesh.pod.serve(&Serve::at([("app", "0.0.0.0:8080"), ("app", "[::]:8080")]));
+    mesh.proxy = None;
+    assert_eq!(outcomes(&mesh.app(SERVICES)), ["ECONNREFUSED"; 3]);
+    for v6 in [false, true] {
+        let seen = mesh.from_outside(v6, 8080);
+        assert_eq!(seen.outcome(), "ECONNREFUSED", "{seen:?}");
+    }
+    assert!(app.seen().is_empty(), "the app was reached past the proxy");
+    mesh.nothing_got_out();
+}
+
+#[test]
+fn a_restarted_proxy_is_found() {
+    let mut mesh = Mesh::new();
+    for _round in 0..3 {
+        mesh.app(SERVICES).iter().for_each(captured);
+        mesh.proxy = None;
+        assert_eq!(outcomes(&mesh.app(SERVICES)), ["ECONNREFUSED"; 3]);
+        mesh.start_proxy();
+    }
+    mesh.app(SERVICES).iter().for_each(captured);
+    mesh.nothing_got_out();
+}
+
+/// The old process drains: its listeners are closed, its connections live.
+#[test]
+fn a_new_listener_replaces_an_old_one_that_drains() {
+    let mut mesh = Mesh::new();
+    let mut held = shunt_tests::process::Talking::start(&mesh.pod.app(), &Dial::to(SERVICES));
+    held.tries.iter().for_each(captured);
+    let mut old = mesh.proxy.take();
+    if let Some(old) = &mut old {
+        old.stop_listening();
+    }
+    assert_eq!(outcome(&mesh.app([SERVICE4])), "ECONNREFUSED");
+    mesh.start_proxy();
+    let fresh = mesh.app(SERVICES);
+    fresh.iter().for_each(captured);
+    let old_pid = held.tries.first().map(|seen| seen.greeted().pid);
+    assert!(fresh.iter().all(|seen| Some(seen.greeted().pid) != old_pid), "the old one was given new connections");
+    assert_eq!(held.echo(), ["same"; 3], "connections of the old one live on");
+    mesh.nothing_got_out();
+}
+
+/// A hot restart: the new process listens beside the old one before the old one stops.
+#[test]
+fn a_hot_restart_loses_nothing() {
+    let mut mesh = Mesh::before_add(Shape::dual());
+    mesh.add();
+    let mut serve = everywhere();
+    (serve.workers, serve.quiet) = (2, true);
+    let old = Server::start(&mesh.pod.proxy(), &serve);
+    mesh.app([SERVICE4; 20]).iter().for_each(captured);
+    let new = Server::start(&mesh.pod.proxy(), &serve);
+    mesh.app([SERVICE4; 20]).iter().for_each(captured);
+    drop(old);
+    mesh.app([SERVICE4; 20]).iter().for_each(captured);
+    mesh.app([SERVICE6; 20]).iter().for_each(captured);
+    drop(new);
+    assert_eq!(mesh.outcome(SERVICE4), "ECONNREFUSED");
+    mesh.nothing_got_out();
+}

@@ -1,0 +1,41 @@
+//! A process of a test: goes where it is told, becomes who it is told, and serves or dials.
+//!
+//! `probe JOB PLACE ORDERS`, the last two as JSON of [`shunt_tests::ask`].
+
+#![expect(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "talks to the test over stdout, and a probe that cannot do its job must end loudly"
+)]
+
+mod dial;
+mod many;
+mod place;
+mod serve;
+mod socket;
+
+use std::process::ExitCode;
+
+use shunt_tests::ask::{Dial, Place};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let mut next = || arguments.next().expect("probe JOB PLACE ORDERS");
+    let (job, place, orders) = (next(), next(), next());
+    let place: Place = serde_json::from_str(&place).expect("a place");
+    place::die_with_parent();
+    place::raise_file_limit();
+    place::enter(&place);
+    match job.as_str() {
+        "serve" => serve::run(&serde_json::from_str(&orders).expect("a server's orders")),
+        "accept" => serve::accept(&serde_json::from_str(&orders).expect("a server's orders"), arguments),
+        "dial" => {
+            let dial: Dial = serde_json::from_str(&orders).expect("a client's orders");
+            println!("{}", serde_json::json!(dial::each(&dial).0));
+            ExitCode::SUCCESS
+        }
+        "talk" => dial::talk(&serde_json::from_str(&orders).expect("a client's orders")),
+        "many" => many::run(&serde_json::from_str(&orders).expect("a client's orders")),
+        _ => ExitCode::from(2),
+    }
+}

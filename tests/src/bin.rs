@@ -1,0 +1,36 @@
+//! Where the built programs are.
+
+use std::path::PathBuf;
+
+/// The plugin: `SHUNT_BIN`, else what `make build` leaves in the workspace.
+pub fn shunt() -> PathBuf {
+    program("SHUNT_BIN", "shunt")
+}
+
+/// The node tool: `SHUNTCTL_BIN`, else what `make build` leaves in the workspace.
+pub fn shuntctl() -> PathBuf {
+    program("SHUNTCTL_BIN", "shuntctl")
+}
+
+fn program(variable: &str, name: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release")).join(name),
+        PathBuf::from,
+    );
+    assert!(
+        path.is_file(),
+        "{} is not there: run `make build`, or name the program in {variable}",
+        path.display()
+    );
+    path
+}
+
+/// The helper that plays servers, proxy and clients: beside the test binary, where cargo puts it.
+pub fn probe() -> PathBuf {
+    let own = std::env::current_exe().expect("a test knows its own path");
+    let dir = own.parent().expect("a program lies in a directory");
+    [dir.join("probe"), dir.join("../probe")]
+        .into_iter()
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("no `probe` beside {}: run `cargo build -p shunt-tests`", own.display()))
+}
