@@ -37,11 +37,19 @@ impl<'a> Lock<'a> {
         Self { state_dir, deadline }
     }
 
+    /// True if the lock `name` has a file: somebody holds it, or was killed holding it, or did not discard it.
+    pub fn exists(&self, name: &str) -> bool {
+        self.path(name).symlink_metadata().is_ok()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.state_dir.join("locks").join(name)
+    }
+
     /// Takes the lock `name`.
     pub fn take(&self, name: &str) -> Outcome<Held> {
-        let directory = self.state_dir.join("locks");
-        crate::bpf::programs::make_directory(&directory)?;
-        let path = directory.join(name);
+        let path = self.path(name);
+        crate::bpf::programs::make_directory(&self.state_dir.join("locks"))?;
         loop {
             let file = OpenOptions::new()
                 .write(true)

@@ -53,9 +53,16 @@ fn places(settings: &Settings) -> Places<'_> {
     Places { state_dir: &settings.state_dir, bpf_dir: &settings.bpf_dir }
 }
 
-/// Name of the lock of an attachment.
+/// Name of the lock of an attachment: its container's. Two attachments of one container are in one namespace and share its map
+/// entries, so that removing one must not run beside writing or removing the other.
 fn lock_name(attachment: &str) -> String {
-    format!("pod-{attachment}")
+    let container = attachment.split_once('@').map_or(attachment, |(container, _)| container);
+    format!("pod-{container}")
+}
+
+/// True if anything is known of the attachment called `name`.
+fn known(places: Places<'_>, name: &str) -> Result<bool, Error> {
+    Ok(Records::new(places.state_dir).exists(name) || crate::backend::attachments(places)?.iter().any(|known| known == name))
 }
 
 /// Opens the pod's namespace and refuses the host's own: rules there would catch the node.

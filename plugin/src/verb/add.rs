@@ -3,11 +3,12 @@
 use shunt_api::FailurePolicy;
 use slog::{debug, warn};
 
-use super::{lock_name, places, pod_netns, remove};
+use super::{known, lock_name, places, pod_netns, remove};
 use crate::backend::{self, Job, Places};
 use crate::cni::{AddRequest, Outcome, PodRef};
 use crate::error::{Error, Failed as _, Kind};
 use crate::lock::Lock;
+use crate::netns::Netns;
 use crate::plan::Plan;
 use crate::policy::{Decision, decide};
 use crate::record::{self, Record, Records};
@@ -41,12 +42,15 @@ fn may_pass(kind: Kind) -> bool {
 fn forget(request: &AddRequest) -> Result<(), Error> {
     let places = places(&request.conf.settings);
     let name = request.attachment.pin_name();
-    if !Records::new(places.state_dir).exists(&name) {
+    // An ADD that was killed may have left pins and no record.
+    if !known(places, &name)? {
         return Ok(());
     }
     let locks = Lock::new(places.state_dir, request.deadline.at());
-    let _held = locks.take(&lock_name(&name)).failed(Kind::TryAgain, || "waiting for another run of this attachment")?;
-    remove(places, &locks, &name)
+    let held = locks.take(&lock_name(&name)).failed(Kind::TryAgain, || "waiting for another run of this container")?;
+    remove(places, &locks, &name)?;
+    held.discard();
+    Ok(())
 }
 
 fn intercept(request: &AddRequest, plan: Plan) -> Result<Outcome, Error> {
@@ -54,12 +58,24 @@ fn intercept(request: &AddRequest, plan: Plan) -> Result<Outcome, Error> {
     let netns = pod_netns(&request.netns)?;
     let name = request.attachment.pin_name();
     let locks = Lock::new(places.state_dir, request.deadline.at());
-    let _held = locks.take(&lock_name(&name)).failed(Kind::TryAgain, || "waiting for another run of this attachment")?;
+    let held = locks.take(&lock_name(&name)).failed(Kind::TryAgain, || "waiting for another run of this container")?;
+    let outcome = installed(request, plan, &netns, &locks);
+    // No DEL need come for a sandbox that was never made: the lock's file would stay.
+    if outcome.is_err() && known(places, &name).is_ok_and(|known| !known) {
+        held.discard();
+    }
+    outcome
+}
+
+/// The part of [`intercept`] that holds the lock.
+fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) -> Result<Outcome, Error> {
+    let places = places(&request.conf.settings);
+    let name = request.attachment.pin_name();
     let records = Records::new(places.state_dir);
     let before = earlier(request, &records, &name);
     let job = Job {
         attachment: &request.attachment,
-        netns: &netns,
+        netns,
         cgroup_path: request.conf.cgroup_path.as_deref(),
         pod_uid: request.pod.uid.as_deref(),
         plan: &plan,
@@ -84,7 +100,7 @@ fn intercept(request: &AddRequest, plan: Plan) -> Result<Outcome, Error> {
         Ok(()) => Ok(Outcome::new("intercepted: ebpf")),
         // A pod that was captured before stays captured: its processes run.
         Err(error) if before.is_some() => Err(error),
-        Err(error) => Err(undone(places, &locks, &name, error)),
+        Err(error) => Err(undone(places, locks, &name, error)),
     }
 }
 

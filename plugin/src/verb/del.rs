@@ -5,7 +5,7 @@
 
 use slog::warn;
 
-use super::{lock_name, remove};
+use super::{known, lock_name, remove};
 use crate::backend::{Places, Receipt};
 use crate::cni::{DelRequest, Outcome};
 use crate::error::{Error, Failed as _, Kind};
@@ -29,12 +29,13 @@ pub(super) fn run(request: &DelRequest) -> Outcome {
 /// True if there was anything.
 fn removed(request: &DelRequest, places: Places<'_>) -> Result<bool, Error> {
     let name = request.attachment.pin_name();
-    let records = Records::new(places.state_dir);
-    if !records.exists(&name) && !crate::backend::attachments(places)?.contains(&name) {
+    let locks = Lock::new(places.state_dir, request.deadline.at());
+    // A lock's file alone is an ADD that runs, or one that was killed before it did anything.
+    if !locks.exists(&lock_name(&name)) && !known(places, &name)? {
         return Ok(false);
     }
-    let locks = Lock::new(places.state_dir, request.deadline.at());
-    let held = locks.take(&lock_name(&name)).failed(Kind::TryAgain, || "waiting for another run of this attachment");
+    let records = Records::new(places.state_dir);
+    let held = locks.take(&lock_name(&name)).failed(Kind::TryAgain, || "waiting for another run of this container");
     // Better removed beside a run that hangs than not removed.
     if let Err(error) = &held {
         warn!(request.log, "removing without the attachment's lock"; "details" => error.details());
