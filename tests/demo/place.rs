@@ -83,7 +83,11 @@ pub(crate) fn enter(place: &str, job: &[&str]) -> Outcome<bool> {
 /// In a mount namespace of its own, and only there.
 fn hide_var_lib(with: &Path) -> nix::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    match mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>) {
+        // In a chroot `/` is no mount point, and there is nothing to detach from.
+        Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
+        Err(error) => return Err(error),
+    }
     mount(Some(with), "/var/lib", None::<&str>, MsFlags::MS_BIND, None::<&str>)
 }
 
