@@ -192,7 +192,9 @@ fn own_bits(rules: &impl Rules, address: Address) -> u32 {
 /// eth0 for a connection to the pod's own address over loopback.
 #[inline(always)]
 pub fn inbound(pod: &PodConfig, rules: &impl Rules, connection: &Inbound) -> Verdict {
-    if connection.source.is_loopback() || own_bits(rules, connection.source) & bit::OWN != 0 {
+    // The pass-through address may be given to the loopback interface after ADD, and be unknown as an own one.
+    let within = connection.source.is_loopback() || connection.source.same(Address::PASSTHROUGH6);
+    if within || own_bits(rules, connection.source) & bit::OWN != 0 {
         return Verdict::Pass(Reason::Local);
     }
     if connection.port == pod.tunnel_port && pod.tunnel_port != 0 {

@@ -31,11 +31,12 @@ impl Layout {
         Self { root: bpf_dir.join(hash) }
     }
 
-    /// Every object that has pins under `bpf_dir`, half-loaded ones left out.
+    /// Every object that has pins under `bpf_dir`: names of 16 hex digits. Half-loaded ones, and what the kernel itself puts
+    /// into the root of a BPF file system, are something else.
     pub fn all(bpf_dir: &Path) -> Outcome<Vec<Self>> {
         Ok(children(bpf_dir)?
             .into_iter()
-            .filter(|name| !name.starts_with(TEMPORARY))
+            .filter(|name| name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
             .map(|name| Self { root: bpf_dir.join(name) })
             .collect())
     }

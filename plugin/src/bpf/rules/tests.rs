@@ -34,6 +34,7 @@ fn address(interface: &str, text: &str, broadcast: Option<&str>) -> OwnAddress {
 fn pod() -> Interfaces {
     Interfaces {
         names: vec!["lo".into(), "eth0".into()],
+        index_of_loopback: 1,
         addresses: vec![
             address("lo", "127.0.0.1", None),
             address("lo", "::1", None),
