@@ -205,6 +205,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprint_log(&self.scratch.dir().join("shunt.log"));
+            eprint_kernel(&self.bpf_dir);
         }
         let _gone = fs::remove_dir_all(&self.bpf_dir);
     }
@@ -215,6 +216,19 @@ fn eprint_log(path: &Path) {
     let log = tail(path);
     if !log.is_empty() {
         eprintln!("end of the plugin's log:\n{log}");
+    }
+}
+
+/// What the kernel has and counted for each pod: why a connection went where it did.
+#[expect(clippy::print_stderr, clippy::use_debug, reason = "shown by the test runner only for a test that failed")]
+fn eprint_kernel(bpf_dir: &Path) {
+    for layout in shunt::bpf::pins::Layout::all(bpf_dir).unwrap_or_default() {
+        for name in layout.attachments().unwrap_or_default() {
+            for cookie in layout.cookies(&name).unwrap_or_default() {
+                eprintln!("{name}: {:?}", shunt::bpf::pod::configuration(&layout, cookie));
+                eprintln!("{name}: {:?}", shunt::bpf::pod::counts(&layout, cookie));
+            }
+        }
     }
 }
 
