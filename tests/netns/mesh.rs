@@ -1,5 +1,6 @@
 //! The usual scene: a world with a server, a pod with ADD done, a proxy in it.
 
+use serde_json::json;
 use shunt_tests::ask::{Dial, Place, Serve, Sum, Try, address, at};
 use shunt_tests::net::{Shape, World};
 use shunt_tests::node::{INBOUND_PORT, Node, OUTBOUND_PORT, Pod};
@@ -51,6 +52,16 @@ impl Mesh {
 
     pub(crate) fn add(&self) {
         self.node.add(&self.pod);
+    }
+
+    /// The plugin serves Istio, whose injector has marked the pod.
+    pub(crate) fn istio(&mut self) {
+        self.node.configure(|entry| {
+            entry["mesh"] = json!("istio");
+            entry["redirect"] = json!({});
+        });
+        let status = r#"{"containers":["istio-proxy"]}"#;
+        self.pod.annotations = [("sidecar.istio.io/status".to_owned(), status.to_owned())].into();
     }
 
     pub(crate) fn start_proxy(&mut self) {

@@ -84,8 +84,6 @@ fn an_app_that_calls_itself_through_its_service() {
         ("10.78.0.2:8080", Some("127.0.0.6:0"), "app"),
         ("127.0.0.2:8080", Some("127.0.0.6:0"), "app"),
         ("[fd77::2]:8080", Some("[::6]:0"), "app"),
-        ("10.77.0.2:15008", None, "app"),
-        ("[fd77::2]:15008", None, "app"),
         ("127.0.0.1:8080", None, "app"),
         ("[::1]:8080", None, "app"),
     ];
@@ -98,6 +96,26 @@ fn an_app_that_calls_itself_through_its_service() {
             assert_eq!(seen.greeted().original(), dialled, "{seen:?}");
             assert_eq!(seen.peer, dialled, "the proxy sees whom it called: {seen:?}");
         }
+    }
+}
+
+/// Istio's tunnel port is the proxy's own: nothing is put in front of it.
+#[test]
+fn the_tunnel_port_of_istio_is_reached_as_it_is() {
+    let mut mesh = Mesh::before_add(Shape::dual());
+    mesh.istio();
+    mesh.add();
+    mesh.start_proxy();
+    let tunnel = Serve::at([("tunnel", "0.0.0.0:15008"), ("tunnel", "[::]:15008")]);
+    let _tunnel = Server::start(&mesh.pod.proxy(), &tunnel);
+    for v6 in [false, true] {
+        let own = at(mesh.pod.ip(v6), 15008);
+        assert_eq!(
+            outcome(&process::dial(&mesh.pod.proxy(), &Dial::to([&own]))),
+            "tunnel",
+            "the proxy dials {own}"
+        );
+        assert_eq!(mesh.arriving(v6, 15008).outcome(), "tunnel", "{own} from outside");
     }
 }
 
@@ -119,6 +137,7 @@ fn an_app_that_calls_itself_is_not_reached_past_a_dead_inbound_side() {
 fn the_validation_container_meets_itself() {
     let mut mesh = Mesh::before_add(Shape::dual());
     mesh.pod.netns.ip("addr add ::6/128 dev lo nodad");
+    mesh.istio();
     mesh.add();
     mesh.proxy = Some(Server::start(&mesh.pod.proxy(), &proxy_at(&["127.0.0.1", "[::1]"])));
     for to in ["127.0.0.6:15002", "[::6]:15002"] {

@@ -159,17 +159,13 @@ fn an_excluded_interface_is_left_alone() {
 #[test]
 fn istio_annotations_decide() {
     let mut mesh = Mesh::before_add(Shape::dual());
-    mesh.node.configure(|entry| {
-        entry["mesh"] = json!("istio");
-        entry["redirect"] = json!({});
-    });
+    mesh.istio();
     let facts = [
-        ("sidecar.istio.io/status", r#"{"containers":["istio-proxy"]}"#),
         ("traffic.sidecar.istio.io/excludeOutboundPorts", "443"),
         ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.96.5.0/24"),
         ("traffic.sidecar.istio.io/excludeInboundPorts", "8081"),
     ];
-    mesh.pod.annotations = facts.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    mesh.pod.annotations.extend(facts.map(|(key, value)| (key.to_owned(), value.to_owned())));
     mesh.add();
     mesh.start_proxy();
     let _app = mesh.pod.serve(&Serve::at([("app", "0.0.0.0:8081"), ("app", "0.0.0.0:15021")]));
