@@ -370,6 +370,14 @@ impl Place {
         found.pop().expect("one")
     }
 
+    /// The one object directory beside another's.
+    pub(crate) fn object_among(&self, other: &str) -> PathBuf {
+        let mut found: Vec<PathBuf> = list_one(&self.bpf);
+        found.retain(|path| path.is_dir() && !path.ends_with(other));
+        assert_eq!(found.len(), 1, "one object: {found:?}");
+        found.pop().expect("one")
+    }
+
     /// The pod's record.
     pub(crate) fn record(&self, pod: &Pod) -> PathBuf {
         self.state.join("attachments").join(format!("{}.json", pod.pin_name()))
