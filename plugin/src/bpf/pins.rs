@@ -31,11 +31,12 @@ impl Layout {
         Self { root: bpf_dir.join(hash) }
     }
 
-    /// Every object that has pins under `bpf_dir`, half-loaded ones left out.
+    /// Every object that has pins under `bpf_dir`, half-loaded ones left out. Whatever has no hash for a name is somebody
+    /// else's: `bpf_dir` may be a directory they pin in too.
     pub fn all(bpf_dir: &Path) -> Outcome<Vec<Self>> {
         Ok(children(bpf_dir)?
             .into_iter()
-            .filter(|name| !name.starts_with(TEMPORARY))
+            .filter(|name| is_hash(name))
             .map(|name| Self { root: bpf_dir.join(name) })
             .collect())
     }
@@ -99,6 +100,11 @@ impl Layout {
         }
         Ok(false)
     }
+}
+
+/// True of the 16 hex digits that `build.rs` names an object by.
+fn is_hash(name: &str) -> bool {
+    name.len() == 16 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Names in a directory, sorted; none if it is not there.
