@@ -21,7 +21,7 @@ fn each_command_in_each_version() {
     let (place, pod) = (bed.place(), bed.pod());
     for version in VERSIONS {
         let result = format!(
-            r#"{{"cniVersion":"{version}","interfaces":[{{"name":"eth0","mac":"","sandbox":"/x","mtu":1500.0}}],"ips":[{{"interface":-1,"address":"10.77.0.2/16","version":"4"}}],"routes":[{{"dst":"0.0.0.0/0","table":254}}],"dns":{{}},"unknown":{{"big":123456789012345678901234567890,"e":1e400,"text":"\u00e9"}}}}"#
+            r#"{{"cniVersion":"{version}","interfaces":[{{"name":"eth0","mac":"","sandbox":"/x","mtu":1500.0}}],"ips":[{{"interface":-1,"address":"10.77.0.2/16","version":"4"}}],"routes":[{{"dst":"0.0.0.0/0","table":254}}],"dns":{{}},"unknown":{{"big":123456789012345678901234567890,"e":1.50E3,"text":"\u00e9"}}}}"#
         );
         let is = |at_least: &str| VERSIONS.iter().position(|v| *v == version) >= VERSIONS.iter().position(|v| *v == at_least);
         let answer = call(&place, &pod, "ADD", version, &result).run();

@@ -3,7 +3,6 @@
 use crate::bed::Bed;
 use crate::trace::{Act, Made, run};
 
-const PROG_LOAD: u64 = 5;
 const BTF_LOAD: u64 = 18;
 const MAP_CREATE: u64 = 0;
 const SK_LOOKUP: u32 = 30;

@@ -148,6 +148,39 @@ fn garbage_for_a_record() {
     assert_eq!(fs::read("/etc/passwd").expect("still there"), passwd);
 }
 
+#[test]
+fn garbage_for_a_lock_or_a_directory() {
+    let bed = Bed::new();
+    let pod = bed.pod();
+    type Garbage = fn(&Path);
+    let kinds: [(&str, Garbage); 4] = [
+        ("a file", |path| fs::write(path, "x").expect("own directory")),
+        ("a fifo", |path| nix::unistd::mkfifo(path, Mode::S_IRWXU).expect("own directory")),
+        ("a link to nowhere", |path| std::os::unix::fs::symlink("/no/such", path).expect("own directory")),
+        ("a directory", |path| fs::create_dir(path).expect("own directory")),
+    ];
+    for inside in ["", "attachments", "locks", &format!("locks/pod-{}", pod.container), "locks/load"] {
+        for (what, damage) in kinds {
+            let place = bed.place();
+            let path = place.state.join(inside);
+            fs::create_dir_all(path.parent().expect("it has one")).expect("own directory");
+            let path = if inside.is_empty() { &place.state } else { &path };
+            damage(path);
+            let answer = place.call("ADD", &pod).run();
+            if answer.code == Some(0) {
+                place.check(&pod);
+            } else {
+                answer.refused();
+            }
+            let answer = place.call("DEL", &pod).run();
+            assert!(answer.code == Some(0) && answer.stdout.is_empty(), "{what} for {inside:?}: {answer}");
+            let mut left = place.traces(&pod);
+            left.retain(|trace| *trace != path.display().to_string());
+            assert!(left.is_empty(), "{what} for {inside:?}: {left:?}");
+        }
+    }
+}
+
 /// Somebody's own pins and files in the directory of ours are not ours to remove, and do not stand in the way.
 #[test]
 fn a_shared_bpf_directory() {
