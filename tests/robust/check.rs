@@ -14,7 +14,8 @@ fn what_is_missing_is_seen_and_repaired() {
     let bed = Bed::new();
     let (place, bystander, pod) = (bed.place(), bed.pod(), bed.pod());
     place.add(&bystander);
-    let unlink = |path: PathBuf| fs::remove_file(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let unlink =
+        |path: PathBuf| fs::remove_file(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let damages: [(&str, &dyn Fn()); 6] = [
         ("the pod's lookup link", &|| unlink(pins(&place, &pod).join("lookup"))),
         ("the pod's getsockopt link", &|| unlink(pins(&place, &pod).join("getsockopt"))),

@@ -23,16 +23,25 @@ fn each_command_in_each_version() {
         let result = format!(
             r#"{{"cniVersion":"{version}","interfaces":[{{"name":"eth0","mac":"","sandbox":"/x","mtu":1500.0}}],"ips":[{{"interface":-1,"address":"10.77.0.2/16","version":"4"}}],"routes":[{{"dst":"0.0.0.0/0","table":254}}],"dns":{{}},"unknown":{{"big":123456789012345678901234567890,"e":1.50E3,"text":"\u00e9"}}}}"#
         );
-        let is = |at_least: &str| VERSIONS.iter().position(|v| *v == version) >= VERSIONS.iter().position(|v| *v == at_least);
+        let is = |at_least: &str| {
+            VERSIONS.iter().position(|v| *v == version) >= VERSIONS.iter().position(|v| *v == at_least)
+        };
         let answer = call(&place, &pod, "ADD", version, &result).run();
-        assert_eq!(answer.ok(), format!("{result}\n"), "{version}: ADD passes the result through, byte for byte");
+        assert_eq!(
+            answer.ok(),
+            format!("{result}\n"),
+            "{version}: ADD passes the result through, byte for byte"
+        );
         for (command, since) in [("CHECK", "0.4.0"), ("STATUS", "1.1.0"), ("GC", "1.1.0")] {
             let answer = call(&place, &pod, command, version, &result).run();
             if is(since) {
                 answer.silent();
             } else {
                 let (code, said) = answer.refused();
-                assert_eq!((code, answer.document().map(|said| said["cniVersion"].clone())), (1, Some(json!(version))));
+                assert_eq!(
+                    (code, answer.document().map(|said| said["cniVersion"].clone())),
+                    (1, Some(json!(version)))
+                );
                 assert!(said.contains(command) && said.contains(since), "{said}");
             }
         }
@@ -52,7 +61,8 @@ fn each_command_in_each_version() {
 fn a_result_in_no_version_gets_the_one_asked() {
     let bed = Bed::new();
     let (place, pod) = (bed.place(), bed.pod());
-    let answer = call(&place, &pod, "ADD", "0.4.0", r#"{"ips":[],"n":9007199254740993,"cniVersion":"1.0.0"}"#).run();
+    let answer =
+        call(&place, &pod, "ADD", "0.4.0", r#"{"ips":[],"n":9007199254740993,"cniVersion":"1.0.0"}"#).run();
     assert_eq!(answer.ok(), "{\"cniVersion\":\"0.4.0\",\"ips\":[],\"n\":9007199254740993}\n");
 }
 
@@ -73,7 +83,13 @@ fn version_needs_nothing() {
 fn unknown_environment_and_daemon_variables_are_nothing_to_us() {
     let bed = Bed::new();
     let (place, pod) = (bed.place(), bed.pod());
-    let noisy = [("RUST_LOG", "trace"), ("RUST_BACKTRACE", "full"), ("NOTIFY_SOCKET", "/x"), ("http_proxy", "http://u:secret@h"), ("LANG", "xx")];
+    let noisy = [
+        ("RUST_LOG", "trace"),
+        ("RUST_BACKTRACE", "full"),
+        ("NOTIFY_SOCKET", "/x"),
+        ("http_proxy", "http://u:secret@h"),
+        ("LANG", "xx"),
+    ];
     let call = noisy.iter().fold(place.call("ADD", &pod), |call, (name, value)| call.with(name, Some(value)));
     call.run().ok();
     let log = std::fs::read_to_string(&place.log).expect("a log");

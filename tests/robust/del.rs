@@ -28,10 +28,14 @@ const CONFIGS: [Change; 7] = [
         config["capabilities"] = json!(null);
     }),
     ("another mesh", |config| config["mesh"] = json!("linkerd")),
-    ("not selected any more", |config| config["runtimeConfig"]["io.kubernetes.cri.pod-annotations"] = json!(null)),
+    ("not selected any more", |config| {
+        config["runtimeConfig"]["io.kubernetes.cri.pod-annotations"] = json!(null);
+    }),
 ];
 
-const RECORDS: [(&str, fn(&Path)); 6] = [
+type Damage = (&'static str, fn(&Path));
+
+const RECORDS: [Damage; 6] = [
     ("there", |_| {}),
     ("absent", |path| fs::remove_file(path).expect("a record")),
     ("garbage", |path| fs::write(path, b"{\xff garbage").expect("a record")),
@@ -57,7 +61,9 @@ fn whatever_is_missing() {
         for result in [true, false] {
             for (config_is, change) in CONFIGS {
                 for (record_is, damage) in RECORDS {
-                    let what = format!("namespace {netns_is}, result {result}, config {config_is}, record {record_is}");
+                    let what = format!(
+                        "namespace {netns_is}, result {result}, config {config_is}, record {record_is}"
+                    );
                     place.add(&pod);
                     damage(&place.record(&pod));
                     let call = place.call("DEL", &pod).with("CNI_NETNS", netns).configured(|config| {
@@ -68,7 +74,10 @@ fn whatever_is_missing() {
                     });
                     for round in ["first", "second"] {
                         let answer = call.run();
-                        assert!(answer.code == Some(0) && answer.stdout.is_empty(), "{what}, {round}: {answer}");
+                        assert!(
+                            answer.code == Some(0) && answer.stdout.is_empty(),
+                            "{what}, {round}: {answer}"
+                        );
                         let left = place.traces(&pod);
                         assert!(left.is_empty(), "{what}, {round}: left {left:?}; log: {}", place.log());
                     }

@@ -12,12 +12,21 @@ const ERRORS: [Errno; 3] = [Errno::ENOSPC, Errno::ENOMEM, Errno::EPERM];
 /// ending, locks of threads, signal stacks, random numbers. What is left of such a run is what SIGKILL leaves.
 const NEVER_FAIL: [i64; 11] = [
     libc::SYS_getrandom,
-    libc::SYS_exit, libc::SYS_exit_group, libc::SYS_futex, libc::SYS_rt_sigreturn, libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask,
-    libc::SYS_sigaltstack, libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_set_tid_address,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_sigaltstack,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_set_tid_address,
 ];
 
 /// Asking for memory: here the program may end with a signal, as every program does.
-const MEMORY: [i64; 5] = [libc::SYS_mmap, libc::SYS_brk, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_munmap];
+const MEMORY: [i64; 5] =
+    [libc::SYS_mmap, libc::SYS_brk, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_munmap];
 
 /// Calls whose failure a library answers with a panic; no kernel gives these errors there. The answer is still one document,
 /// and DEL finds what is left.
@@ -42,7 +51,11 @@ fn spots(call: &Call, counted: fn(&Made) -> bool) -> Vec<Spot> {
     let traced = run(call, counted, 0, Act::Watch);
     traced.answer.ok();
     // The language's start-up looks at all three standard streams with one `poll`; ours waits for stdin alone.
-    let ours = traced.made.iter().position(|made| made.number == libc::SYS_poll && made.arguments[1] == 1).unwrap_or(0);
+    let ours = traced
+        .made
+        .iter()
+        .position(|made| made.number == libc::SYS_poll && made.arguments[1] == 1)
+        .unwrap_or(0);
     (ours..traced.made.len()).flat_map(|at| ERRORS.map(|error| Spot { at, error })).collect()
 }
 
@@ -51,7 +64,9 @@ fn spoilt(call: &Call, counted: fn(&Made) -> bool, spot: Spot) -> (Option<Made>,
     let traced = run(call, counted, at, Act::Fail(error as i32));
     let made = traced.made.get(at).cloned();
     let what = match &made {
-        Some(made) => format!("{error} at call {at}, number {} {:x?} {}", made.number, made.arguments, made.path),
+        Some(made) => {
+            format!("{error} at call {at}, number {} {:x?} {}", made.number, made.arguments, made.path)
+        }
         None => format!("no call {at}"),
     };
     (made, traced.answer, what)
@@ -157,7 +172,12 @@ fn a_repeated_add_meets_an_error_and_the_pod_stays_captured() {
         while let Some(spot) = next().and_then(|index| spots.get(index)) {
             let (_, answer, what) = spoilt(&place.call("ADD", &pod), counted, *spot);
             let check = place.call("CHECK", &pod).run();
-            assert_eq!(check.code, Some(0), "{what}: ADD said {answer}, then CHECK {check}; log {}", place.log());
+            assert_eq!(
+                check.code,
+                Some(0),
+                "{what}: ADD said {answer}, then CHECK {check}; log {}",
+                place.log()
+            );
         }
         place.del(&pod);
     });
@@ -219,7 +239,8 @@ fn failure_policy_decides_what_an_error_means() {
             }
             place.nothing_of(&pod);
         }
-        let check = place.call("CHECK", &pod).configured(|config| config["failurePolicy"] = json!(policy)).run();
+        let check =
+            place.call("CHECK", &pod).configured(|config| config["failurePolicy"] = json!(policy)).run();
         assert_eq!(check.code, code, "{policy}: {check}");
     }
 }

@@ -52,7 +52,9 @@ fn what_is_on_stdin() {
     let ground = Ground::new();
     let good = ground.add().stdin;
     let half = good.get(..good.len() / 2).expect("half of it").to_vec();
-    let nested = |open: &str, close: &str| format!("{{\"a\":{}1{}}}", open.repeat(100_000), close.repeat(100_000)).into_bytes();
+    let nested = |open: &str, close: &str| {
+        format!("{{\"a\":{}1{}}}", open.repeat(100_000), close.repeat(100_000)).into_bytes()
+    };
     let mut not_utf8 = good.clone();
     not_utf8.splice(1..1, *b"\"\xff\xfe\":1,");
     let long = [b"{\"x\":\"".as_slice(), &vec![b'y'; 10 * 1024 * 1024], b"\"}"].concat();
@@ -116,13 +118,49 @@ fn the_environment() {
     for (name, values) in [
         (
             "CNI_CONTAINERID",
-            vec![None, text(""), text(".."), text("."), text("/"), text("a/../b"), text("a b"), text("a\n"), text("-a"), text("\u{e4}"), long(300), odd.clone()],
+            vec![
+                None,
+                text(""),
+                text(".."),
+                text("."),
+                text("/"),
+                text("a/../b"),
+                text("a b"),
+                text("a\n"),
+                text("-a"),
+                text("\u{e4}"),
+                long(300),
+                odd.clone(),
+            ],
         ),
         (
             "CNI_IFNAME",
-            vec![None, text(""), text(".."), text("."), text("/"), text("a/b"), text("a:b"), text("a b"), text("a\tb"), long(16), long(300), odd.clone()],
+            vec![
+                None,
+                text(""),
+                text(".."),
+                text("."),
+                text("/"),
+                text("a/b"),
+                text("a:b"),
+                text("a b"),
+                text("a\tb"),
+                long(16),
+                long(300),
+                odd.clone(),
+            ],
         ),
-        ("CNI_NETNS", vec![None, text(""), text("pod1"), text("../pod1"), long(300), Some(OsString::from(format!("/{}", "a".repeat(5000))))]),
+        (
+            "CNI_NETNS",
+            vec![
+                None,
+                text(""),
+                text("pod1"),
+                text("../pod1"),
+                long(300),
+                Some(OsString::from(format!("/{}", "a".repeat(5000)))),
+            ],
+        ),
         ("CNI_ARGS", vec![long(70_000), odd.clone()]),
         ("CNI_PATH", vec![None, text("")]),
         ("CNI_COMMAND", vec![text("add"), text("ADD "), text(".."), long(300), odd.clone()]),
@@ -133,12 +171,15 @@ fn the_environment() {
         }
     }
     // Whatever the shape of the path is, it must lead to a namespace.
-    for path in [OsStr::from_bytes(b"/\xff\xfe"), OsStr::new("/.."), OsStr::new("/a\nb"), OsStr::new("/%s%n")] {
+    for path in [OsStr::from_bytes(b"/\xff\xfe"), OsStr::new("/.."), OsStr::new("/a\nb"), OsStr::new("/%s%n")]
+    {
         let call = ground.add().with("CNI_NETNS", Some(path));
         ground.refuses(&format!("{path:?}"), &call, 8, &[]);
     }
     // All that are missing are named at once.
-    let bare = ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"].iter().fold(ground.add(), |call, name| call.with(name, None::<&str>));
+    let bare = ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"]
+        .iter()
+        .fold(ground.add(), |call, name| call.with(name, None::<&str>));
     ground.refuses("nothing", &bare, 4, &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"]);
     // Not asked for anything: an explanation for people, nothing for a runtime.
     let about = ground.add().with("CNI_COMMAND", None::<&str>).run();
@@ -184,19 +225,27 @@ fn the_network_namespace() {
 /// A change to the configuration, with the code it is refused with and what the answer has to name.
 type Change = (&'static str, fn(&mut Value), u64, &'static [&'static str]);
 
+fn drop_key(config: &mut Value, key: &str) {
+    config.as_object_mut().expect("an object").remove(key);
+}
+
 #[test]
 fn the_configuration() {
     let ground = Ground::new();
-    fn drop_key(config: &mut Value, key: &str) {
-        config.as_object_mut().expect("an object").remove(key);
-    }
     let annotate = |key: &str, value: &str| {
         let (key, value) = (key.to_owned(), value.to_owned());
-        move |config: &mut Value| config["runtimeConfig"]["io.kubernetes.cri.pod-annotations"][key] = json!(value)
+        move |config: &mut Value| {
+            config["runtimeConfig"]["io.kubernetes.cri.pod-annotations"][key] = json!(value);
+        }
     };
     let changes: [Change; 27] = [
         ("an unknown key", |c| c["redirrect"] = json!({}), 7, &["redirrect"]),
-        ("an unknown key further down", |c| c["redirect"]["outboundPorts"] = json!(1), 7, &["redirect", "outboundPorts"]),
+        (
+            "an unknown key further down",
+            |c| c["redirect"]["outboundPorts"] = json!(1),
+            7,
+            &["redirect", "outboundPorts"],
+        ),
         ("no prevResult", |c| drop_key(c, "prevResult"), 7, &["prevResult", "chained"]),
         ("null for prevResult", |c| c["prevResult"] = json!(null), 7, &["prevResult"]),
         ("a list for prevResult", |c| c["prevResult"] = json!([]), 7, &["prevResult"]),
@@ -209,12 +258,32 @@ fn the_configuration() {
         ("a mesh nobody knows", |c| c["mesh"] = json!("mush"), 7, &["mesh"]),
         ("a port too high", |c| c["redirect"]["outboundPort"] = json!(65536), 7, &["redirect.outboundPort"]),
         ("port 0", |c| c["redirect"]["inboundPort"] = json!(0), 7, &["redirect.inboundPort"]),
-        ("a range backwards", |c| c["redirect"]["excludeOutboundPorts"] = json!(["9-1"]), 7, &["excludeOutboundPorts", "9-1"]),
-        ("a bad network", |c| c["redirect"]["excludeOutboundCidrs"] = json!(["10.0.0.0/33"]), 7, &["excludeOutboundCidrs", "10.0.0.0/33"]),
+        (
+            "a range backwards",
+            |c| c["redirect"]["excludeOutboundPorts"] = json!(["9-1"]),
+            7,
+            &["excludeOutboundPorts", "9-1"],
+        ),
+        (
+            "a bad network",
+            |c| c["redirect"]["excludeOutboundCidrs"] = json!(["10.0.0.0/33"]),
+            7,
+            &["excludeOutboundCidrs", "10.0.0.0/33"],
+        ),
         ("a relative directory", |c| c["stateDir"] = json!("run"), 7, &["stateDir"]),
         ("a proxy without a port", |c| drop_key(&mut c["redirect"], "outboundPort"), 7, &["outboundPort"]),
-        ("text for annotations", |c| c["runtimeConfig"]["io.kubernetes.cri.pod-annotations"] = json!("x"), 7, &["pod-annotations"]),
-        ("a cgroup above all", |c| c["runtimeConfig"]["cgroupPath"] = json!("/../../etc"), 7, &["cgroupPath"]),
+        (
+            "text for annotations",
+            |c| c["runtimeConfig"]["io.kubernetes.cri.pod-annotations"] = json!("x"),
+            7,
+            &["pod-annotations"],
+        ),
+        (
+            "a cgroup above all",
+            |c| c["runtimeConfig"]["cgroupPath"] = json!("/../../etc"),
+            7,
+            &["cgroupPath"],
+        ),
         // What is promised and not there yet.
         ("mesh linkerd", |c| c["mesh"] = json!("linkerd"), 2, &["mesh", "linkerd"]),
         ("mesh kuma", |c| c["mesh"] = json!("kuma"), 2, &["mesh", "kuma"]),
@@ -234,7 +303,12 @@ fn the_configuration() {
         ground.refuses(&format!("open: {what}"), &ground.add().configured(open), code, words);
     }
     for mesh in ["osm", "fsm", "appmesh"] {
-        ground.refuses(mesh, &ground.add().configured(|config| config["mesh"] = json!(mesh)), 2, &["mesh", mesh]);
+        ground.refuses(
+            mesh,
+            &ground.add().configured(|config| config["mesh"] = json!(mesh)),
+            2,
+            &["mesh", mesh],
+        );
     }
     for (key, value) in [
         ("shunt-cni.io/intercept", "yes"),

@@ -47,7 +47,12 @@ fn keys(map: &Path, size: usize) -> Vec<Vec<u8>> {
         let mut next = vec![0_u8; size];
         let key = found.last().map_or(0, |last| last.as_ptr().addr() as u64);
         let fd = map.as_raw_fd().unsigned_abs();
-        if bpf(MAP_GET_NEXT_KEY, &mut Attr { map: fd, padding: 0, key, next: next.as_mut_ptr().addr() as u64 }).is_none() {
+        if bpf(
+            MAP_GET_NEXT_KEY,
+            &mut Attr { map: fd, padding: 0, key, next: next.as_mut_ptr().addr() as u64 },
+        )
+        .is_none()
+        {
             return found;
         }
         found.push(next);
@@ -88,7 +93,8 @@ pub(crate) fn forget(object: &Path, name: &str, cookie: u64) {
     let path = object.join("maps").join(name);
     let map = open(&path).expect("a pinned map");
     let all = keys(&path, size);
-    let ours: Vec<_> = all.iter().filter(|key| key.get(offset..offset + 8) == Some(&cookie.to_ne_bytes())).collect();
+    let ours: Vec<_> =
+        all.iter().filter(|key| key.get(offset..offset + 8) == Some(&cookie.to_ne_bytes())).collect();
     assert!(!ours.is_empty(), "{name} has nothing to forget");
     for key in ours {
         let fd = map.as_raw_fd().unsigned_abs();

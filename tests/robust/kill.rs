@@ -23,7 +23,9 @@ fn killed(call: &Call, counted: impl Fn(&Made) -> bool, at: usize) -> String {
     // A run may be a call shorter than the one that was counted: then it was not killed, and must have worked.
     assert!(traced.reached == traced.answer.code.is_none(), "{at}: {}", traced.answer);
     match traced.made.get(at) {
-        Some(made) => format!("killed at call {at}, number {} {:x?} {}", made.number, made.arguments, made.path),
+        Some(made) => {
+            format!("killed at call {at}, number {} {:x?} {}", made.number, made.arguments, made.path)
+        }
         None => format!("not killed at call {at}"),
     }
 }

@@ -11,9 +11,14 @@ fn a_hundred_thousand_networks() {
     let bed = Bed::new();
     let (place, bystander, pod) = (bed.place(), bed.pod(), bed.pod());
     place.add(&bystander);
-    let networks: Vec<String> =
-        (0..COUNT).map(|n| format!("{}.{}.{}.{}/31", 20 + (n >> 16), (n >> 8) & 255, n & 255, (n % 100) * 2)).collect();
-    let call = |command: &str| place.call(command, &pod).configured(|config| config["redirect"]["excludeOutboundCidrs"] = json!(networks));
+    let networks: Vec<String> = (0..COUNT)
+        .map(|n| format!("{}.{}.{}.{}/31", 20 + (n >> 16), (n >> 8) & 255, n & 255, (n % 100) * 2))
+        .collect();
+    let call = |command: &str| {
+        place
+            .call(command, &pod)
+            .configured(|config| config["redirect"]["excludeOutboundCidrs"] = json!(networks))
+    };
     call("ADD").run().ok();
     call("CHECK").run().silent();
     let entries = kernel::entries(&place.bpf, pod.cookie);

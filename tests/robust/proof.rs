@@ -25,7 +25,8 @@ fn a_steady_add_only_opens_pins() {
     let count = |number: i64| made.iter().filter(|made| made.number == number).count();
     assert_eq!(count(libc::SYS_execve) + count(libc::SYS_execveat), 0);
     assert_eq!(count(libc::SYS_fork) + count(libc::SYS_vfork), 0);
-    let processes = made.iter().filter(|made| made.number == libc::SYS_clone && made.arguments[0] & THREAD == 0);
+    let processes =
+        made.iter().filter(|made| made.number == libc::SYS_clone && made.arguments[0] & THREAD == 0);
     assert_eq!(processes.count(), 0);
     let btf: Vec<&Made> = made.iter().filter(|made| made.path.contains("/sys/kernel/btf")).collect();
     assert!(btf.is_empty(), "{btf:?}");

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::bed::{Answer, Bed, Place, Pod};
+use crate::bed::{Answer, Bed, Call, Place, Pod};
 
 const AT_ONCE: usize = 8;
 
 /// Runs all at once and waits for all answers.
-fn together(calls: Vec<crate::bed::Call>) -> Vec<Answer> {
+fn together(calls: &[Call]) -> Vec<Answer> {
     let gate = std::sync::Barrier::new(calls.len());
     std::thread::scope(|scope| {
         let running: Vec<_> = calls
@@ -22,7 +22,10 @@ fn together(calls: Vec<crate::bed::Call>) -> Vec<Answer> {
                 })
             })
             .collect();
-        running.into_iter().map(|run| run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        running
+            .into_iter()
+            .map(|run| run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     })
 }
 
@@ -43,7 +46,7 @@ fn one_attachment_added_many_times_at_once() {
             place.ready();
         }
         for _round in 0..3 {
-            all_answered(&together(vec![place.call("ADD", &pod); AT_ONCE]));
+            all_answered(&together(&vec![place.call("ADD", &pod); AT_ONCE]));
             place.check(&pod);
             place.del(&pod);
         }
@@ -56,7 +59,7 @@ fn the_first_pods_of_a_node_at_once() {
     let pods: Vec<Pod> = (0..AT_ONCE).map(|_| bed.pod()).collect();
     for _round in 0..3 {
         let place = bed.place();
-        let answers = together(pods.iter().map(|pod| place.call("ADD", pod)).collect());
+        let answers = together(&pods.iter().map(|pod| place.call("ADD", pod)).collect::<Vec<_>>());
         for (answer, pod) in answers.iter().zip(&pods) {
             answer.ok();
             place.check(pod);
@@ -64,10 +67,13 @@ fn the_first_pods_of_a_node_at_once() {
         // One of them loaded; nothing of the others' attempts is left.
         place.object();
         let links = place.object().join("links");
-        let names: BTreeSet<_> =
-            std::fs::read_dir(links).expect("loaded").filter_map(Result::ok).map(|entry| entry.file_name()).collect();
+        let names: BTreeSet<_> = std::fs::read_dir(links)
+            .expect("loaded")
+            .filter_map(Result::ok)
+            .map(|entry| entry.file_name())
+            .collect();
         assert!(names.iter().all(|name| !name.to_string_lossy().ends_with("-new")), "{names:?}");
-        for answer in together(pods.iter().map(|pod| place.call("DEL", pod)).collect()) {
+        for answer in together(&pods.iter().map(|pod| place.call("DEL", pod)).collect::<Vec<_>>()) {
             answer.silent();
         }
         for pod in &pods {
@@ -82,8 +88,8 @@ fn add_races_del() {
     let (place, bystander, pod) = (bed.place(), bed.pod(), bed.pod());
     place.add(&bystander);
     for _round in 0..30 {
-        let calls = ["ADD", "DEL", "ADD", "DEL"].map(|command| place.call(command, &pod)).to_vec();
-        let answers = together(calls);
+        let calls = ["ADD", "DEL", "ADD", "DEL"].map(|command| place.call(command, &pod));
+        let answers = together(&calls);
         all_answered(&answers);
         // Whoever was last: a whole pod, or nothing.
         if !place.traces(&pod).is_empty() {
@@ -150,7 +156,7 @@ fn gc_races_add() {
     for _round in 0..10 {
         let list = json!([{ "containerID": bystander.container, "ifname": "eth0" }]);
         let collect = place.bare("GC").configured(|config| config["cni.dev/valid-attachments"] = list);
-        all_answered(&together(vec![place.call("ADD", &pod), collect, place.call("ADD", &pod)]));
+        all_answered(&together(&[place.call("ADD", &pod), collect, place.call("ADD", &pod)]));
         if !place.traces(&pod).is_empty() {
             place.check(&pod);
         }

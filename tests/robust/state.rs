@@ -14,7 +14,13 @@ fn a_missing_one_is_made_for_root_alone() {
     let bed = Bed::new();
     let (place, pod) = (bed.place(), bed.pod());
     place.add(&pod);
-    for directory in [place.state.clone(), place.state.join("attachments"), place.state.join("locks"), place.bpf.clone(), place.object()] {
+    for directory in [
+        place.state.clone(),
+        place.state.join("attachments"),
+        place.state.join("locks"),
+        place.bpf.clone(),
+        place.object(),
+    ] {
         let mode = fs::metadata(&directory).expect("made").permissions().mode() & 0o7777;
         assert_eq!(mode, 0o700, "{}", directory.display());
     }
@@ -42,7 +48,8 @@ fn one_that_vanishes() {
 fn read_only(path: &Path) {
     let none = None::<&str>;
     mount(Some(path), path, none, MsFlags::MS_BIND, none).expect("a directory can be bound");
-    mount(none, path, none, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).expect("as read-only");
+    mount(none, path, none, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none)
+        .expect("as read-only");
 }
 
 #[test]
@@ -72,7 +79,8 @@ fn a_full_one() {
     let (place, attached, pod) = (bed.place(), bed.pod(), bed.pod());
     with_own_mounts(|| {
         fs::create_dir_all(&place.state).expect("own directory");
-        mount(Some("tmpfs"), &place.state, Some("tmpfs"), MsFlags::empty(), Some("size=64k,mode=0700")).expect("root may mount");
+        mount(Some("tmpfs"), &place.state, Some("tmpfs"), MsFlags::empty(), Some("size=64k,mode=0700"))
+            .expect("root may mount");
         place.add(&attached);
         let filler = place.state.join("filler");
         // As much as goes in; the last write fails.
@@ -102,7 +110,11 @@ const GARBAGE: [Damage; 8] = [
     ("another's JSON", |path| fs::write(path, "{\"a\":1}").expect("own directory"), true),
     ("a fifo", |path| nix::unistd::mkfifo(path, Mode::S_IRWXU).expect("own directory"), true),
     ("a link to nowhere", |path| std::os::unix::fs::symlink("/no/such", path).expect("own directory"), true),
-    ("a link to a file", |path| std::os::unix::fs::symlink("/etc/passwd", path).expect("own directory"), true),
+    (
+        "a link to a file",
+        |path| std::os::unix::fs::symlink("/etc/passwd", path).expect("own directory"),
+        true,
+    ),
     ("a directory", |path| fs::create_dir(path).expect("own directory"), false),
     (
         "a directory that is not empty",
@@ -128,13 +140,12 @@ fn garbage_for_a_record() {
             fs::create_dir_all(path.parent().expect("it has one")).expect("own directory");
             damage(&path);
             let answer = place.call("ADD", &pod).run();
-            match answer.code {
-                Some(0) => place.check(&pod),
-                _ => {
-                    assert!(!add_works || beside, "{what}: {answer}");
-                    let (code, _) = answer.refused();
-                    assert!([11, 105].contains(&code), "{what}: {answer}");
-                }
+            if answer.code == Some(0) {
+                place.check(&pod);
+            } else {
+                assert!(!add_works, "{what}, beside {beside}: {answer}");
+                let (code, _) = answer.refused();
+                assert!([11, 105].contains(&code), "{what}: {answer}");
             }
             let answer = place.call("DEL", &pod).run();
             assert!(answer.code == Some(0) && answer.stdout.is_empty(), "{what}: {answer}");
@@ -148,12 +159,13 @@ fn garbage_for_a_record() {
     assert_eq!(fs::read("/etc/passwd").expect("still there"), passwd);
 }
 
+type Garbage = (&'static str, fn(&Path));
+
 #[test]
 fn garbage_for_a_lock_or_a_directory() {
     let bed = Bed::new();
     let pod = bed.pod();
-    type Garbage = fn(&Path);
-    let kinds: [(&str, Garbage); 4] = [
+    let kinds: [Garbage; 4] = [
         ("a file", |path| fs::write(path, "x").expect("own directory")),
         ("a fifo", |path| nix::unistd::mkfifo(path, Mode::S_IRWXU).expect("own directory")),
         ("a link to nowhere", |path| std::os::unix::fs::symlink("/no/such", path).expect("own directory")),
