@@ -81,6 +81,7 @@ fn is_answer(made: Option<&Made>) -> bool {
     made.is_some_and(|made| made.number == libc::SYS_write && made.arguments[0] == 1)
 }
 
+/// Memory is asked for by the language's runtime, which ends the program when there is none: left out unless all is asked for.
 fn counted() -> fn(&Made) -> bool {
     if all() { may_fail } else { |made| may_fail(made) && (changes(made) || !MEMORY.contains(&made.number)) }
 }
@@ -96,7 +97,8 @@ fn whole_or_nothing(place: &Place, pod: &Pod, made: Option<&Made>, answer: &Answ
         Some(_) if is_answer(made) => {}
         Some(_) => {
             let (code, _) = answer.refused();
-            let panicked = code == INTERNAL && made.is_some_and(|made| PANIC.contains(&made.number));
+            let panicked = code == INTERNAL
+                && (is_memory(made) || made.is_some_and(|made| PANIC.contains(&made.number)));
             let mut left = place.traces(pod);
             if made.is_some_and(|made| made.number == libc::SYS_flock) {
                 // A lock that was not got may be another's: its file stays, until DEL.

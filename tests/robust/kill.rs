@@ -60,9 +60,8 @@ impl Service {
 
 /// ADD and CHECK work.
 fn attaches(place: &Place, pod: &Pod, what: &str) {
-    for command in ["ADD", "CHECK"] {
-        let answer = place.call(command, pod).run();
-        assert_eq!(answer.code, Some(0), "{what}: {command}: {answer}; log: {}", place.log());
+    for answer in [place.added(pod), place.call("CHECK", pod).run()] {
+        assert_eq!(answer.code, Some(0), "{what}: {answer}; log: {}", place.log());
     }
 }
 
