@@ -51,8 +51,9 @@ lint: ## formatting, clippy for both sides, lints on in every package
 fmt: ## format the source
 	@$(CARGO) fmt --all -- --config-path conf
 
-bench: build ## the benchmarks
-	@$(CARGO) bench $(LOCKED) -p shunt-tests
+bench: build ## the benchmarks, beside the reference plugins (RUNS=200)
+	@conf/deps.sh --quiet demo
+	@CNI_BIN=$(CURDIR)/target/tools $(CARGO) bench --quiet --profile dev $(LOCKED) -p shunt-tests
 
 fuzz: kernel ## each fuzz target for TIME=60 seconds
 	@conf/deps.sh --quiet fuzz

@@ -51,9 +51,10 @@ fi
 if wants lint; then
     # With Debian's compiler the lints need Debian's linters; rustup brings its own.
     if ! has_command cargo-fmt || ! has_crates; then packages+=(rustfmt-web); fi
-    if ! has_command cargo-clippy || [ "$RUSTC" = /usr/bin/rustc ]; then need rust-web-clippy has_file /usr/bin/clippy-driver; fi
-    # clippy for the kernel side has to match the compiler that has `core` for it
-    if [ -z "$KERNEL_RUSTC" ] || [ "$KERNEL_RUSTC" = /usr/bin/rustc ]; then need rust-web-clippy has_file /usr/bin/clippy-driver; fi
+    # Debian's clippy goes with Debian's compiler, on either side: it reads that compiler's own metadata.
+    if ! has_command cargo-clippy || [[ -z "$RUSTC$KERNEL_RUSTC" || " $RUSTC $KERNEL_RUSTC " == *' /usr/bin/rustc '* ]]; then
+        need rust-web-clippy has_file /usr/bin/clippy-driver
+    fi
 fi
 if wants demo; then
     need iproute2 has_command ip

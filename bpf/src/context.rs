@@ -90,6 +90,16 @@ pub(crate) fn set_user6(ctx: *mut bpf_sock_addr, address: Address, port: u16) {
     write!(ctx, user_port, u32::from(port.to_be()));
 }
 
+/// Remote address of a socket.
+#[inline(always)]
+pub(crate) fn remote_address(sk: *const bpf_sock) -> Address {
+    if read!(bpf_sock, sk, family) == AF_INET {
+        Address::v4(read!(bpf_sock, sk, dst_ip4))
+    } else {
+        read6!(bpf_sock, sk, dst_ip6)
+    }
+}
+
 /// Local address of a socket.
 #[inline(always)]
 pub(crate) fn local_address(sk: *const bpf_sock) -> Address {

@@ -4,9 +4,9 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_sock, bpf_sockopt};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get};
 use aya_ebpf::programs::SockoptContext;
-use shunt_abi::{Address, SocketState, role};
+use shunt_abi::{Address, SocketState, role, virtual_port};
 
-use crate::context::{AF_INET, AF_INET6, local_address, read, write};
+use crate::context::{AF_INET, AF_INET6, local_address, read, remote_address, write};
 use crate::maps::{self, SOCKETS};
 
 /// `SO_ORIGINAL_DST` and `IP6T_SO_ORIGINAL_DST`.
@@ -15,10 +15,14 @@ const SOL_IP: u32 = 0;
 const SOL_IPV6: u32 = 41;
 const TCP_ESTABLISHED: u32 = 1;
 
-/// Answers the option, and leaves every other call's result as the kernel made it (`optlen` 0 says so).
+/// The kernel hands programs no more of a result than this; what is longer it takes back from them only if they say "as it was".
+const PAGE: u32 = 4096;
+
+/// Answers the option, and leaves every other call's result as it is. `optlen` 0 would say that to the kernel, but it also wipes
+/// what another program on the way (another version of ours, on a parent cgroup) has answered: only where it must be said.
 #[inline(always)]
 pub(crate) fn option(ctx: &SockoptContext) {
-    if !answer(ctx) {
+    if !answer(ctx) && read!(bpf_sockopt, ctx.sockopt, optlen) > PAGE {
         write!(ctx.sockopt, optlen, 0);
     }
 }
@@ -68,6 +72,8 @@ fn original(ctx: &SockoptContext, sk: *mut bpf_sock) -> Option<(Address, u16)> {
     if read!(bpf_sock, sk, state) != TCP_ESTABLISHED
         || port == u32::from(pod.outbound_port)
         || port == u32::from(pod.inbound_port)
+        // Came by a virtual port and what was remembered of it is lost: better no answer than that port.
+        || virtual_port::contains(port) && local_address(sk).same(remote_address(sk))
     {
         return None;
     }

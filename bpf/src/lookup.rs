@@ -35,21 +35,32 @@ pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
     };
     let (source, destination) = addresses(lookup);
     let port = read!(bpf_sk_lookup, lookup, local_port);
-    if virtual_port::contains(port) {
-        let client_port = u32::from(u16::from_be(read!(bpf_sk_lookup, lookup, remote_port) as u16));
-        let key = PairKey { pod: cookie, client: source, client_port, virtual_port: port };
-        // SAFETY: an LRU entry may be reused while it is read; the key is that of this one connection.
-        if let Some(pair) = unsafe { PAIRS.get(&key) } {
-            return assign(ctx, cookie, pair.slot);
+    let slot = match paired(cookie, source, port, lookup) {
+        Some(slot) => slot,
+        None => {
+            let connection = Inbound { source, destination, port: port as u16 };
+            let verdict = decide::inbound(pod, &PodRules(cookie), &connection);
+            maps::count(cookie, verdict.reason());
+            match verdict {
+                Verdict::Pass(_) => return sk_action::SK_PASS,
+                Verdict::Capture { slot, .. } => slot,
+            }
         }
+    };
+    // One place, whatever led here: the verifier walks this loop for each, and that is most of what loading costs.
+    assign(ctx, cookie, slot)
+}
+
+/// The listener's slot, for a connection that comes by a virtual port.
+#[inline(always)]
+fn paired(pod: u64, client: Address, virtual_port: u32, lookup: *const bpf_sk_lookup) -> Option<u32> {
+    if !virtual_port::contains(virtual_port) {
+        return None;
     }
-    let connection = Inbound { source, destination, port: port as u16 };
-    let verdict = decide::inbound(pod, &PodRules(cookie), &connection);
-    maps::count(cookie, verdict.reason());
-    match verdict {
-        Verdict::Pass(_) => sk_action::SK_PASS,
-        Verdict::Capture { slot, .. } => assign(ctx, cookie, slot),
-    }
+    let client_port = u32::from(u16::from_be(read!(bpf_sk_lookup, lookup, remote_port) as u16));
+    let key = PairKey { pod, client, client_port, virtual_port };
+    // SAFETY: an LRU entry may be reused while it is read; the key is that of this one connection.
+    unsafe { PAIRS.get(&key) }.map(|pair| pair.slot)
 }
 
 #[inline(always)]

@@ -63,6 +63,8 @@ pub enum Receipt {
         all_pods: PathBuf,
         /// `ip_local_reserved_ports` of the namespace before ADD changed it.
         reserved_ports: Option<String>,
+        /// True if ADD gave the loopback interface the pass-through address `::6`.
+        passthrough: bool,
     },
 }
 
@@ -88,6 +90,14 @@ pub fn verify(places: Places<'_>, attachment: &Attachment, netns: &Netns, receip
 /// The first thing that could not be removed; the rest is removed all the same.
 pub fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Error> {
     ebpf::remove(places, locks, name)
+}
+
+/// Takes back what ADD changed inside a namespace that outlives its last attachment.
+///
+/// # Errors
+/// What could not be taken back.
+pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<(), Error> {
+    ebpf::revert(places, netns, receipt)
 }
 
 /// Names of all attachments any backend has something for.

@@ -34,7 +34,7 @@ impl Cgroups {
             return Ok(Self { root });
         }
         let root = state_dir.join("cgroup2");
-        fs::create_dir_all(&root).tried(|| format!("create directory {}", root.display()))?;
+        crate::bpf::programs::make_directory(&root)?;
         nix::mount::mount(Some("cgroup2"), &root, Some("cgroup2"), nix::mount::MsFlags::empty(), None::<&str>)
             .tried(|| format!("mount a cgroup2 hierarchy on {}", root.display()))?;
         Ok(Self { root })

@@ -39,14 +39,57 @@ pub struct Route {
 pub struct Interfaces {
     /// Every interface, loopback too.
     pub names: Vec<String>,
+    /// Index of the loopback interface.
+    pub index_of_loopback: u32,
     /// Every address of every interface, loopback's too.
     pub addresses: Vec<OwnAddress>,
     /// Routes, the preferred one of a destination first.
     pub routes: Vec<Route>,
 }
 
-/// Reads the namespace of the calling thread. A netlink socket belongs to the namespace it was opened in.
-pub fn interfaces() -> Outcome<Interfaces> {
+impl Interfaces {
+    /// True if the pod has an IPv6 address that reaches further than its link.
+    pub fn has_v6(&self) -> bool {
+        let far = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if !v6.is_unicast_link_local());
+        self.addresses.iter().any(|address| address.interface != "lo" && far(&address.ip))
+    }
+}
+
+/// Reads the namespace of the calling thread, and with it gives the loopback interface the IPv6 address a proxy binds to hand
+/// inbound traffic on to the app (`::6`): 127.0.0.6 is there without doing anything, its twin is not. True if it had to be added.
+pub fn interfaces_with_passthrough() -> Outcome<(Interfaces, bool)> {
+    talk(async |handle| {
+        let mut found = read(handle).await?;
+        let is_passthrough = |address: &OwnAddress| address.ip == IpAddr::V6(PASSTHROUGH);
+        let lo = found.index_of_loopback;
+        if !found.has_v6() || found.addresses.iter().any(is_passthrough) {
+            return Ok((found, false));
+        }
+        match handle.address().add(lo, PASSTHROUGH.into(), 128).execute().await {
+            // IPv6 is switched off on the loopback interface: nothing can be handed on there, with or without the address.
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EACCES => return Ok((found, false)),
+            added => added.tried(|| format!("add {PASSTHROUGH}/128 to the pod's loopback interface"))?,
+        }
+        found.addresses.push(OwnAddress { interface: "lo".to_owned(), ip: PASSTHROUGH.into(), broadcast: None });
+        Ok((found, true))
+    })
+}
+
+/// Takes that address away again from the calling thread's namespace; not there is as good.
+pub fn remove_passthrough() -> Outcome<()> {
+    talk(async |handle| {
+        let mut messages = handle.address().get().set_address_filter(PASSTHROUGH.into()).execute();
+        while let Some(message) = messages.try_next().await.tried(|| "list the pod's addresses")? {
+            handle.address().del(message).execute().await.tried(|| format!("remove {PASSTHROUGH} from the pod"))?;
+        }
+        Ok(())
+    })
+}
+
+const PASSTHROUGH: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+
+/// Has a conversation with the kernel in the calling thread's namespace: a netlink socket belongs to the one it was opened in.
+fn talk<T>(conversation: impl AsyncFnOnce(&Handle) -> Outcome<T>) -> Outcome<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
@@ -54,20 +97,21 @@ pub fn interfaces() -> Outcome<Interfaces> {
     runtime.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection().tried(|| "open a netlink socket")?;
         let serving = tokio::spawn(connection);
-        let found = read(&handle).await;
+        let said = conversation(&handle).await;
         serving.abort();
-        found
+        said
     })
 }
 
 async fn read(handle: &Handle) -> Outcome<Interfaces> {
     let names = names(handle).await?;
+    let index_of_loopback = names.iter().find(|(_, name)| *name == "lo").map_or(1, |(index, _)| *index);
     let addresses = addresses(handle, &names).await?;
     let mut routes = routes(handle, RouteMessageBuilder::<Ipv4Addr>::new().build(), &names).await?;
     routes.extend(routes_of_v6(handle, &names).await?);
     let mut names: Vec<String> = names.into_values().collect();
     names.sort();
-    Ok(Interfaces { names, addresses, routes })
+    Ok(Interfaces { names, index_of_loopback, addresses, routes })
 }
 
 async fn names(handle: &Handle) -> Outcome<HashMap<u32, String>> {

@@ -14,9 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, Outcome, Tried as _};
 
-/// `NSFS_MAGIC`
-const NSFS: i64 = 0x6e73_6673;
-
 /// Which namespace: the device and inode of its file, the same for every path to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -49,7 +46,7 @@ impl Netns {
             .open(path)
             .tried(|| format!("open network namespace {}", path.display()))?;
         let kind = nix::sys::statfs::fstatfs(&file).tried(|| format!("ask what {} is", path.display()))?;
-        if i64::from(kind.filesystem_type().0) != NSFS {
+        if kind.filesystem_type() != nix::sys::statfs::NSFS_MAGIC {
             return Err(Fault::new(format!("use {} as network namespace", path.display()), "it is not a namespace file"));
         }
         let identity = identity(&file, path)?;
@@ -104,7 +101,7 @@ pub fn cookie_of_thread() -> Outcome<u64> {
     let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
         .tried(|| "open a socket in the pod's network namespace")?;
     let mut cookie = 0_u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
+    let mut length = libc::socklen_t::from(8_u8);
     // SAFETY: an open socket, and a buffer of the length given.
     let result = unsafe {
         libc::getsockopt(

@@ -95,7 +95,8 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// Writes a record: into a file beside it, synced, renamed.
+    /// Writes a record: into a file beside it, renamed. Not synced to disk: a power cut takes the pins the record is about, and
+    /// what it may leave of the file is treated as no record.
     pub fn write(&self, record: &Record) -> Outcome<()> {
         make_directory(&self.directory())?;
         let path = self.path(&record.attachment.pin_name());
@@ -107,9 +108,7 @@ impl<'a> Records<'a> {
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary).tried(what)?;
         let written = file
             .write_all(&text)
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&temporary, &path))
-            .and_then(|()| File::open(self.directory())?.sync_all());
+            .and_then(|()| fs::rename(&temporary, &path));
         if written.is_err() {
             // The first error is the one to tell.
             let _later = fs::remove_file(&temporary);

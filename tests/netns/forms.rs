@@ -11,7 +11,11 @@ fn each_family_is_captured_and_sees_what_it_would_see_without_us() {
         captured(&seen);
         let v6 = plain(seen.to).is_ipv6();
         assert_eq!(seen.peer, Some(plain(seen.to)), "getpeername names the service: {seen:?}");
-        assert_eq!(seen.local.map(|at| at.ip()), Some(mesh.pod.ip(v6)), "the source is the pod's own: {seen:?}");
+        assert_eq!(
+            seen.local.map(|at| at.ip()),
+            Some(mesh.pod.ip(v6)),
+            "the source is the pod's own: {seen:?}"
+        );
         assert_eq!(Some(seen.greeted().peer()), seen.local, "the proxy sees the app's own address: {seen:?}");
     }
     mesh.nothing_got_out();
@@ -68,4 +72,24 @@ fn a_reply_of_any_size_comes_back_whole_and_both_ways_work() {
     for _round in 0..3 {
         assert_eq!(talking.echo(), ["same"; 2]);
     }
+}
+
+/// With connection tracking in the pod the kernel has an answer of its own to `SO_ORIGINAL_DST`, and it is not ours.
+#[test]
+fn connection_tracking_in_the_pod() {
+    shunt_tests::need::tool("iptables");
+    let mut mesh = Mesh::new();
+    for tool in ["iptables", "ip6tables"] {
+        let tracked = ["-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW,ESTABLISHED", "-j", "ACCEPT"];
+        mesh.pod.netns.run(tool, &tracked, "");
+        mesh.pod.netns.run(tool, &["-t", "nat", "-A", "OUTPUT", "-p", "udp", "-j", "RETURN"], "");
+    }
+    let seen = mesh.app(SERVICES.iter().flat_map(|to| [to; 20]));
+    seen.iter().for_each(captured);
+    for v6 in [false, true] {
+        let seen = mesh.arriving(v6, 8080);
+        assert_eq!(seen.outcome(), "inbound", "{seen:?}");
+        assert_eq!(seen.greeted().original(), Some(plain(seen.to)), "{seen:?}");
+    }
+    mesh.nothing_got_out();
 }

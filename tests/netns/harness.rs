@@ -24,7 +24,7 @@ fn capture_by_redirect_rules_is_seen_as_such() {
         assert_eq!(seen.peer, Some(shunt_tests::ask::plain(seen.to)), "{seen:?}");
     }
     for v6 in [false, true] {
-        assert_eq!(mesh.from_outside(v6, 8080).outcome(), "inbound");
+        assert_eq!(mesh.arriving(v6, 8080).outcome(), "inbound");
     }
     mesh.nothing_got_out();
 }

@@ -40,8 +40,8 @@ fn a_process_of_the_node_in_the_pods_network() {
     let visitor = Place { cgroup: Some(mesh.node.system_cgroup()), ..mesh.pod.app() };
     let seen = process::dial(&visitor, &Dial::to(SERVICES));
     assert_eq!(outcomes(&seen), ["world"; 3], "{seen:?}");
-    assert_eq!(mesh.from_outside(false, 8080).outcome(), "inbound");
-    assert_eq!(mesh.from_outside(true, 8080).outcome(), "inbound");
+    assert_eq!(mesh.arriving(false, 8080).outcome(), "inbound");
+    assert_eq!(mesh.arriving(true, 8080).outcome(), "inbound");
 }
 
 /// The network namespace says which pod it is, not the cgroup.
@@ -75,7 +75,7 @@ fn pods_without_us_are_left_alone() {
 fn the_proxys_outbound_port_from_outside_is_not_a_way_in() {
     let mesh = Mesh::new();
     for v6 in [false, true] {
-        let seen = mesh.from_outside(v6, 15001);
+        let seen = mesh.arriving(v6, 15001);
         assert_ne!(seen.outcome(), "outbound", "{seen:?}");
     }
     captured(&crate::mesh::only(mesh.app([SERVICE4])));

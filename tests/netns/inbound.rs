@@ -17,7 +17,7 @@ fn what_arrives_goes_to_the_proxy_under_its_own_destination() {
     let mesh = Mesh::new();
     let mut app = mesh.pod.serve(&app_everywhere());
     for (v6, gateway) in [(false, "10.77.0.1"), (true, "fd77::1")] {
-        let seen = mesh.from_outside(v6, APP_PORT);
+        let seen = mesh.arriving(v6, APP_PORT);
         assert_eq!(seen.outcome(), "inbound", "{seen:?}");
         let greeting = seen.greeted();
         let dialled = address(&at(mesh.pod.ip(v6), APP_PORT));
@@ -34,14 +34,14 @@ fn any_port_goes_to_the_proxy_whether_or_not_an_app_listens() {
     let mesh = Mesh::new();
     for port in [1, 22, 8080, 15006, 15001, 61000, 65535] {
         for v6 in [false, true] {
-            let seen = mesh.from_outside(v6, port);
+            let seen = mesh.arriving(v6, port);
             assert_eq!(seen.outcome(), "inbound", "{port}: {seen:?}");
             assert_eq!(seen.greeted().local().port(), port, "{seen:?}");
         }
     }
 }
 
-/// The pass-through call of a proxy: from 127.0.0.6 or ::6 to the app's own address.
+/// The pass-through call of a proxy: from `127.0.0.6` or `::6` to the app's own address.
 #[test]
 fn the_proxy_hands_on_to_the_app() {
     let mesh = Mesh::before_add(Shape::dual());
@@ -91,7 +91,11 @@ fn lengths_of_the_original_destination() {
     let mut mesh = Mesh::before_add(Shape::dual());
     mesh.beyond = process::Server::start(
         &outside(&mesh.world),
-        &Serve { lengths: true, only_v6: false, ..Serve::at([("world", "[::]:81"), ("world", "0.0.0.0:82")]) },
+        &Serve {
+            lengths: true,
+            only_v6: false,
+            ..Serve::at([("world", "[::]:81"), ("world", "0.0.0.0:82")])
+        },
     );
     // What the kernel itself says of level 41 on a v4 socket.
     let kernels_own = level_41(&mesh.app(["10.96.0.10:82"]));

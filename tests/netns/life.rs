@@ -15,7 +15,8 @@ fn connections_from_before_add_go_on() {
     let mut mesh = Mesh::before_add(Shape::dual());
     let _app = mesh.pod.serve(&Serve::at([("app", "0.0.0.0:8080"), ("app", "[::]:8080")]));
     let mut going_out = Talking::start(&mesh.pod.app(), &Dial::to(SERVICES));
-    let mut coming_in = Talking::start(&outside(&mesh.world), &Dial::to(["10.77.0.2:8080", "[fd77::2]:8080"]));
+    let mut coming_in =
+        Talking::start(&outside(&mesh.world), &Dial::to(["10.77.0.2:8080", "[fd77::2]:8080"]));
     assert_eq!(outcomes(&going_out.tries), ["world"; 3]);
     assert_eq!(outcomes(&coming_in.tries), ["app"; 2]);
     mesh.add();
@@ -35,7 +36,7 @@ fn a_second_add_keeps_the_proxy() {
     for _again in 0..3 {
         mesh.add();
         mesh.app(SERVICES).iter().for_each(captured);
-        assert_eq!(mesh.from_outside(false, 8080).outcome(), "inbound");
+        assert_eq!(mesh.arriving(false, 8080).outcome(), "inbound");
     }
     mesh.nothing_got_out();
 }
@@ -68,11 +69,11 @@ fn after_del_it_is_as_if_we_had_never_been() {
         mesh.node.del(&mesh.pod);
         assert_eq!(mesh.node.kept(), before, "something is left");
         assert_eq!(outcomes(&mesh.app(SERVICES)), ["world"; 3]);
-        let seen = mesh.from_outside(false, 8080);
+        let seen = mesh.arriving(false, 8080);
         assert_eq!(seen.outcome(), "ECONNREFUSED", "nobody listens there: {seen:?}");
     }
     let _app = mesh.pod.serve(&Serve::at([("app", "0.0.0.0:8080")]));
-    assert_eq!(mesh.from_outside(false, 8080).outcome(), "app");
+    assert_eq!(mesh.arriving(false, 8080).outcome(), "app");
 }
 
 #[test]

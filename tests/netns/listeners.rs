@@ -4,7 +4,9 @@ use shunt_tests::ask::{Dial, Many, Serve};
 use shunt_tests::net::Shape;
 use shunt_tests::process::{Server, dial_many};
 
-use crate::mesh::{Mesh, SERVICE4, SERVICE6, SERVICE_MAPPED, SERVICES, captured, everywhere, outcome, outcomes, proxy_at};
+use crate::mesh::{
+    Mesh, SERVICE_MAPPED, SERVICE4, SERVICE6, SERVICES, captured, everywhere, outcome, outcomes, proxy_at,
+};
 
 fn with_proxy(serve: &Serve) -> Mesh {
     let mut mesh = Mesh::before_add(Shape::dual());
@@ -36,9 +38,13 @@ fn a_proxy_is_found_wherever_it_listens() {
             }
         }
         for v6 in [false, true] {
-            let seen = mesh.from_outside(v6, 8080);
+            let seen = mesh.arriving(v6, 8080);
             let expected = reached.contains(&if v6 { SERVICE6 } else { SERVICE4 });
-            assert_eq!(seen.outcome(), if expected { "inbound" } else { "ECONNREFUSED" }, "proxy at {place}: {seen:?}");
+            assert_eq!(
+                seen.outcome(),
+                if expected { "inbound" } else { "ECONNREFUSED" },
+                "proxy at {place}: {seen:?}"
+            );
         }
         mesh.nothing_got_out();
     }
@@ -65,7 +71,7 @@ fn one_process_binds_and_another_accepts() {
     for seen in mesh.app(SERVICES) {
         captured(&seen);
     }
-    assert_eq!(mesh.from_outside(false, 8080).outcome(), "inbound");
+    assert_eq!(mesh.arriving(false, 8080).outcome(), "inbound");
     mesh.nothing_got_out();
 }
 
@@ -93,7 +99,7 @@ fn a_dead_proxy_means_refused_in_both_directions() {
     mesh.proxy = None;
     assert_eq!(outcomes(&mesh.app(SERVICES)), ["ECONNREFUSED"; 3]);
     for v6 in [false, true] {
-        let seen = mesh.from_outside(v6, 8080);
+        let seen = mesh.arriving(v6, 8080);
         assert_eq!(seen.outcome(), "ECONNREFUSED", "{seen:?}");
     }
     assert!(app.seen().is_empty(), "the app was reached past the proxy");
@@ -128,7 +134,10 @@ fn a_new_listener_replaces_an_old_one_that_drains() {
     let fresh = mesh.app(SERVICES);
     fresh.iter().for_each(captured);
     let old_pid = held.tries.first().map(|seen| seen.greeted().pid);
-    assert!(fresh.iter().all(|seen| Some(seen.greeted().pid) != old_pid), "the old one was given new connections");
+    assert!(
+        fresh.iter().all(|seen| Some(seen.greeted().pid) != old_pid),
+        "the old one was given new connections"
+    );
     assert_eq!(held.echo(), ["same"; 3], "connections of the old one live on");
     mesh.nothing_got_out();
 }

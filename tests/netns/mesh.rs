@@ -44,7 +44,8 @@ impl Mesh {
         let pod = node.pod(&world, shape);
         let ports: Vec<String> =
             WORLD_PORTS.iter().flat_map(|port| [format!("0.0.0.0:{port}"), format!("[::]:{port}")]).collect();
-        let beyond = Server::start(&outside(&world), &Serve::at(ports.iter().map(|at| ("world", at.as_str()))));
+        let beyond =
+            Server::start(&outside(&world), &Serve::at(ports.iter().map(|at| ("world", at.as_str()))));
         Self { proxy: None, beyond, pod, world, node }
     }
 
@@ -66,13 +67,8 @@ impl Mesh {
         outcome(&self.app([to]))
     }
 
-    /// The same for the proxy's user.
-    pub(crate) fn outcome_for(&self, place: &Place, to: &str) -> String {
-        outcome(&process::dial(place, &Dial::to([to])))
-    }
-
     /// Somebody outside dials a port of the pod.
-    pub(crate) fn from_outside(&self, v6: bool, port: u16) -> Try {
+    pub(crate) fn arriving(&self, v6: bool, port: u16) -> Try {
         let dial = Dial::to([at(self.pod.ip(v6), port)]);
         only(process::dial(&outside(&self.world), &dial))
     }
@@ -99,7 +95,9 @@ pub(crate) fn everywhere() -> Serve {
 pub(crate) fn proxy_at(ips: &[&str]) -> Serve {
     let sockets: Vec<(&str, String)> = ips
         .iter()
-        .flat_map(|ip| [("outbound", format!("{ip}:{OUTBOUND_PORT}")), ("inbound", format!("{ip}:{INBOUND_PORT}"))])
+        .flat_map(|ip| {
+            [("outbound", format!("{ip}:{OUTBOUND_PORT}")), ("inbound", format!("{ip}:{INBOUND_PORT}"))]
+        })
         .collect();
     Serve::at(sockets.iter().map(|(name, at)| (*name, at.as_str())))
 }

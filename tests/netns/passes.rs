@@ -7,7 +7,12 @@ use shunt_tests::process::{self, Server};
 use crate::mesh::{Mesh, SERVICES, captured, only, outcome, outcomes, proxy_at};
 
 fn app_everywhere() -> Serve {
-    Serve::at([("app", "0.0.0.0:8080"), ("app", "[::]:8080"), ("app", "0.0.0.0:15008"), ("app", "[::]:15008")])
+    Serve::at([
+        ("app", "0.0.0.0:8080"),
+        ("app", "[::]:8080"),
+        ("app", "0.0.0.0:15008"),
+        ("app", "[::]:15008"),
+    ])
 }
 
 #[test]

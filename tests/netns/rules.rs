@@ -102,11 +102,12 @@ fn included_ports_are_captured_outside_the_included_addresses() {
 fn check_inbound(keys: &[(&str, Value)], rows: &[(u16, &str)]) {
     let mesh = with(keys);
     let ports = ["8080", "8081", "9090"];
-    let sockets: Vec<String> = ports.iter().flat_map(|port| [format!("0.0.0.0:{port}"), format!("[::]:{port}")]).collect();
+    let sockets: Vec<String> =
+        ports.iter().flat_map(|port| [format!("0.0.0.0:{port}"), format!("[::]:{port}")]).collect();
     let _app = mesh.pod.serve(&Serve::at(sockets.iter().map(|at| ("app", at.as_str()))));
     for (port, answers) in rows {
         for v6 in [false, true] {
-            let seen = mesh.from_outside(v6, *port);
+            let seen = mesh.arriving(v6, *port);
             assert_eq!(seen.outcome(), *answers, "{port} under {keys:?}: {seen:?}");
         }
     }
@@ -130,7 +131,10 @@ fn only_included_inbound_ports_are_captured() {
 
 #[test]
 fn callers_from_excluded_networks_reach_the_app() {
-    check_inbound(&[("excludeInboundCidrs", json!(["10.77.0.1/32", "fd77::/64"]))], &[(8080, "app"), (8081, "app")]);
+    check_inbound(
+        &[("excludeInboundCidrs", json!(["10.77.0.1/32", "fd77::/64"]))],
+        &[(8080, "app"), (8081, "app")],
+    );
     check_inbound(&[("excludeInboundCidrs", json!(["10.99.0.0/16", "fd99::/64"]))], &[(8080, "inbound")]);
 }
 
@@ -141,10 +145,14 @@ fn an_excluded_interface_is_left_alone() {
     mesh.add();
     mesh.start_proxy();
     let _app = mesh.pod.serve(&Serve::at([("app", "0.0.0.0:8080"), ("app", "[::]:8080")]));
-    assert_eq!(mesh.from_outside(false, 8080).outcome(), "inbound");
+    assert_eq!(mesh.arriving(false, 8080).outcome(), "inbound");
     for to in ["10.78.0.2:8080", "[fd78::2]:8080"] {
         let place = crate::mesh::outside(&mesh.world);
-        assert_eq!(mesh.outcome_for(&place, to), "app", "{to} arrives by the excluded interface");
+        assert_eq!(
+            outcome(&shunt_tests::process::dial(&place, &shunt_tests::ask::Dial::to([to]))),
+            "app",
+            "{to} arrives by the excluded interface"
+        );
     }
 }
 
@@ -176,7 +184,7 @@ fn istio_annotations_decide() {
         assert_eq!(outcome(&mesh.app([to])), answers, "{to}");
     }
     for (port, answers) in [(8080, "inbound"), (8081, "app"), (15021, "app")] {
-        assert_eq!(mesh.from_outside(false, port).outcome(), answers, "{port}");
+        assert_eq!(mesh.arriving(false, port).outcome(), answers, "{port}");
     }
 }
 
@@ -188,5 +196,5 @@ fn a_pod_without_the_marker_is_left_alone() {
     mesh.start_proxy();
     assert_eq!(crate::mesh::outcomes(&mesh.app(crate::mesh::SERVICES)), ["world"; 3]);
     let _app = mesh.pod.serve(&Serve::at([("app", "0.0.0.0:8080")]));
-    assert_eq!(mesh.from_outside(false, 8080).outcome(), "app");
+    assert_eq!(mesh.arriving(false, 8080).outcome(), "app");
 }

@@ -5,7 +5,7 @@ use shunt_tests::net::Shape;
 use shunt_tests::node::Pod;
 use shunt_tests::process;
 
-use crate::mesh::{Mesh, SERVICE4, SERVICE6, SERVICE_MAPPED, captured, only};
+use crate::mesh::{Mesh, SERVICE_MAPPED, SERVICE4, SERVICE6, captured, only};
 
 #[test]
 fn a_bound_source_is_kept() {
@@ -94,7 +94,7 @@ fn a_four_tuple_is_used_again_after_an_abort() {
     }
 }
 
-/// Who keeps TIME_WAIT differs between the app closing first and second; what the app gets does not differ by us.
+/// Who keeps `TIME_WAIT` differs between the app closing first and second; what the app gets does not differ by us.
 #[test]
 fn a_four_tuple_is_used_again_after_a_close() {
     for hang_up in [false, true] {
@@ -104,7 +104,8 @@ fn a_four_tuple_is_used_again_after_a_close() {
             &Serve { hang_up, ..Serve::at([("world", "0.0.0.0:81"), ("world", "[::]:81")]) },
         );
         mesh.add();
-        mesh.proxy = Some(process::Server::start(&mesh.pod.proxy(), &Serve { hang_up, ..crate::mesh::everywhere() }));
+        mesh.proxy =
+            Some(process::Server::start(&mesh.pod.proxy(), &Serve { hang_up, ..crate::mesh::everywhere() }));
         let bare = mesh.bare_twin();
         let close = if hang_up { Close::Second } else { Close::First };
         for (to, from) in [("10.96.0.10:81", "0.0.0.0:40001"), ("[fd96::10]:81", "[::]:40001")] {
@@ -139,7 +140,7 @@ fn an_app_may_listen_in_the_range_of_our_ports() {
     for v6 in [false, true] {
         let own = shunt_tests::ask::at(mesh.pod.ip(v6), 62000);
         assert_eq!(mesh.outcome(&own), "app", "{own}");
-        let seen = mesh.from_outside(v6, 62000);
+        let seen = mesh.arriving(v6, 62000);
         assert_eq!(seen.outcome(), "inbound", "{seen:?}");
         assert_eq!(seen.greeted().local(), address(&own), "{seen:?}");
     }

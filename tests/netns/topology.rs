@@ -12,7 +12,7 @@ fn a_pod_with_ipv6_only() {
     mesh.add();
     mesh.proxy = Some(Server::start(&mesh.pod.proxy(), &proxy_at(&["[::]"])));
     captured(&crate::mesh::only(mesh.app([SERVICE6])));
-    assert_eq!(mesh.from_outside(true, 8080).outcome(), "inbound");
+    assert_eq!(mesh.arriving(true, 8080).outcome(), "inbound");
     mesh.nothing_got_out();
     mesh.proxy = None;
     assert_eq!(mesh.outcome(SERVICE6), "ECONNREFUSED");
@@ -25,7 +25,7 @@ fn a_pod_with_ipv4_only() {
     mesh.add();
     mesh.proxy = Some(Server::start(&mesh.pod.proxy(), &proxy_at(&["0.0.0.0"])));
     captured(&crate::mesh::only(mesh.app([SERVICE4])));
-    assert_eq!(mesh.from_outside(false, 8080).outcome(), "inbound");
+    assert_eq!(mesh.arriving(false, 8080).outcome(), "inbound");
     mesh.nothing_got_out();
 }
 
@@ -35,11 +35,13 @@ fn two_interfaces_keep_the_source_each_destination_has_without_us() {
     let mut mesh = Mesh::of(Shape::two_interfaces());
     let bare = mesh.bare_twin();
     // Services by the default route, neighbours by each interface.
-    let to = ["10.96.0.10:80", "[fd96::10]:80", "10.77.0.1:80", "10.78.0.1:80", "[fd77::1]:80", "[fd78::1]:80"];
+    let to =
+        ["10.96.0.10:80", "[fd96::10]:80", "10.77.0.1:80", "10.78.0.1:80", "[fd77::1]:80", "[fd78::1]:80"];
     let with = mesh.app(to);
     let without = bare.dial(&Dial::to(to));
     with.iter().for_each(captured);
-    let network = |seen: &Try| seen.local.map(|at| at.ip().to_string().replace(".0.3", ".0.2").replace("::3", "::2"));
+    let network =
+        |seen: &Try| seen.local.map(|at| at.ip().to_string().replace(".0.3", ".0.2").replace("::3", "::2"));
     for (with, without) in with.iter().zip(&without) {
         assert_eq!(network(with), network(without), "source for {}, with us and without", with.to);
         assert_eq!(Some(with.greeted().peer()), with.local, "{with:?}");
@@ -82,7 +84,11 @@ fn two_pods_with_the_same_addresses_on_one_node() {
     mesh.node.add(&other);
     assert_eq!(other.ip(false), mesh.pod.ip(false));
 
-    assert_eq!(outcomes(&other.dial(&Dial::to(SERVICES))), ["ECONNREFUSED"; 3], "its own proxy is not there yet");
+    assert_eq!(
+        outcomes(&other.dial(&Dial::to(SERVICES))),
+        ["ECONNREFUSED"; 3],
+        "its own proxy is not there yet"
+    );
     let mut others_proxy = Server::start(&other.proxy(), &everywhere());
     other.dial(&Dial::to(SERVICES)).iter().for_each(captured);
     assert_eq!(others_proxy.seen().len(), 3);
@@ -96,7 +102,7 @@ fn two_pods_with_the_same_addresses_on_one_node() {
     mesh.start_proxy();
     mesh.node.del(&other);
     mesh.app(SERVICES).iter().for_each(captured);
-    assert_eq!(mesh.from_outside(false, 8080).outcome(), "inbound");
+    assert_eq!(mesh.arriving(false, 8080).outcome(), "inbound");
     mesh.nothing_got_out();
 }
 

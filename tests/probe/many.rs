@@ -11,7 +11,7 @@ use shunt_tests::ask::{Dial, Greeting, How, Many, Sum, plain};
 use socket2::{SockAddr, Socket};
 
 use crate::dial::greeting;
-use crate::socket::{self, Failure, PATIENCE, at, name};
+use crate::socket::{self, Failure, at, name, patience};
 
 pub(crate) fn run(dial: &Dial) -> ExitCode {
     match dial.many {
@@ -104,7 +104,7 @@ fn together(dial: &Dial, total: usize) -> (Sum, Vec<Socket>) {
     let mut waiting = sockets.len();
     let mut events = vec![EpollEvent::empty(); 256];
     let mut last = Instant::now();
-    while waiting > 0 && last.elapsed() < PATIENCE {
+    while waiting > 0 && last.elapsed() < patience(dial) {
         let ready = epoll.wait(&mut events, EpollTimeout::from(1000_u16)).unwrap_or(0);
         for event in events.iter().take(ready) {
             let index = usize::try_from(event.data()).expect("an index");
@@ -125,7 +125,9 @@ fn begin(dial: &Dial, to: SocketAddr) -> Result<Socket, Failure> {
     let socket = socket::client(dial, to)?;
     socket.set_nonblocking(true).map_err(at("blocking"))?;
     match socket.connect(&SockAddr::from(to)) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(("connect".to_owned(), name(&error))),
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
+            Err(("connect".to_owned(), name(&error)))
+        }
         _ => Ok(socket),
     }
 }

@@ -99,7 +99,13 @@ fn fast_open(socket: &Socket) {
     // SAFETY: the option's value is the int passed, of the length passed.
     #[expect(unsafe_code, reason = "an option the socket crate does not name")]
     let _done = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_TCP, libc::TCP_FASTOPEN, (&raw const queue).cast(), length)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_TCP,
+            libc::TCP_FASTOPEN,
+            (&raw const queue).cast(),
+            length,
+        )
     };
 }
 
@@ -165,7 +171,13 @@ fn heard() -> Option<String> {
     (count > 0).then(|| String::from_utf8_lossy(word).into_owned())
 }
 
-fn accept_all(serve: &Serve, listener: &Socket, name: &str, seen: &mut Vec<Greeting>, mut keep: impl FnMut(Socket)) {
+fn accept_all(
+    serve: &Serve,
+    listener: &Socket,
+    name: &str,
+    seen: &mut Vec<Greeting>,
+    mut keep: impl FnMut(Socket),
+) {
     loop {
         let socket = match listener.accept() {
             Ok((socket, _)) => socket,

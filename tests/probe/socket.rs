@@ -10,7 +10,9 @@ use shunt_tests::ask::{Close, Dial, How};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Long enough for any step on a busy machine; a step that takes it all has hung.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) fn patience(dial: &Dial) -> Duration {
+    Duration::from_secs(dial.patience)
+}
 
 /// The kernel's name of an error.
 pub(crate) fn name(error: &io::Error) -> String {
@@ -30,8 +32,8 @@ pub(crate) fn at(step: &'static str) -> impl Fn(io::Error) -> Failure {
 pub(crate) fn client(dial: &Dial, to: SocketAddr) -> Result<Socket, Failure> {
     let protocol = if dial.how == How::Mptcp { Protocol::MPTCP } else { Protocol::TCP };
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(protocol)).map_err(at("socket"))?;
-    socket.set_read_timeout(Some(PATIENCE)).map_err(at("timeout"))?;
-    socket.set_write_timeout(Some(PATIENCE)).map_err(at("timeout"))?;
+    socket.set_read_timeout(Some(patience(dial))).map_err(at("timeout"))?;
+    socket.set_write_timeout(Some(patience(dial))).map_err(at("timeout"))?;
     socket.set_reuse_address(dial.reuse_address).map_err(at("reuse"))?;
     if let Some(device) = &dial.device {
         socket.bind_device(Some(device.as_bytes())).map_err(at("device"))?;
@@ -59,7 +61,9 @@ pub(crate) fn connect(dial: &Dial, socket: &Socket, to: SocketAddr) -> io::Resul
         How::NonBlocking => {
             socket.set_nonblocking(true)?;
             match socket.connect(&to) {
-                Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => wait_writable(socket)?,
+                Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
+                    wait_writable(socket, patience(dial))?;
+                }
                 // Loopback may finish a handshake before connect returns, never on a socket that may not wait.
                 Ok(()) => return Err(io::Error::from_raw_os_error(libc::EISCONN)),
                 Err(error) => return Err(error),
@@ -74,12 +78,12 @@ pub(crate) fn connect(dial: &Dial, socket: &Socket, to: SocketAddr) -> io::Resul
     }
 }
 
-fn wait_writable(socket: &Socket) -> io::Result<()> {
+fn wait_writable(socket: &Socket, patience: Duration) -> io::Result<()> {
     // SAFETY: the socket outlives the call.
     #[expect(unsafe_code, reason = "poll borrows a descriptor")]
     let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
     let mut waiting = [PollFd::new(fd, PollFlags::POLLOUT)];
-    let patience = PollTimeout::try_from(PATIENCE).expect("seconds fit");
+    let patience = PollTimeout::try_from(patience).expect("seconds fit");
     if poll(&mut waiting, patience)? == 0 {
         return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
     }
@@ -90,7 +94,8 @@ fn set(socket: &Socket, level: i32, option: i32, value: i32) -> io::Result<()> {
     let length = u32::try_from(size_of::<i32>()).expect("four");
     // SAFETY: the option's value is the int passed, of the length passed.
     #[expect(unsafe_code, reason = "options the socket crate does not name")]
-    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+    let done =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -101,7 +106,13 @@ pub(crate) fn original_length(socket: &Socket, level: i32, room: usize) -> io::R
     // SAFETY: the kernel writes at most `length` bytes into the buffer, which has that many.
     #[expect(unsafe_code, reason = "the length is the question here, and wrappers hide it")]
     let done = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), level, libc::SO_ORIGINAL_DST, buffer.as_mut_ptr().cast(), &raw mut length)
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            libc::SO_ORIGINAL_DST,
+            buffer.as_mut_ptr().cast(),
+            &raw mut length,
+        )
     };
     if done == 0 { Ok(length) } else { Err(io::Error::last_os_error()) }
 }

@@ -141,6 +141,8 @@ pub struct Dial {
     pub close: Close,
     /// Not one each, but many.
     pub many: Option<Many>,
+    /// Seconds after which a step that does not end has failed.
+    pub patience: u64,
 }
 
 impl Dial {
@@ -155,6 +157,7 @@ impl Dial {
             device: None,
             close: Close::First,
             many: None,
+            patience: 20,
         }
     }
 

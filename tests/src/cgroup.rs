@@ -1,8 +1,10 @@
 //! Scratch cgroups under whichever cgroup2 mount the machine has.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -56,8 +58,8 @@ pub(crate) fn remove(dir: &Path) {
     for child in entries.filter_map(Result::ok).filter(|entry| entry.path().is_dir()) {
         remove(&child.path());
     }
-    // A process that was killed leaves its cgroup when it is reaped; a few rounds are enough for that.
-    for _round in 0..200 {
+    // A process that was killed is in its cgroup until it has died; the kernel tells when the last one has.
+    for _round in 0..20 {
         let inside = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
         for pid in inside.lines().filter_map(|pid| pid.parse().ok()) {
             let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -65,6 +67,8 @@ pub(crate) fn remove(dir: &Path) {
         if fs::remove_dir(dir).is_ok() || !dir.exists() {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        let Ok(events) = fs::File::open(dir.join("cgroup.events")) else { return };
+        let mut change = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
+        let _changed = poll(&mut change, 100_u8);
     }
 }

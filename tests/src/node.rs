@@ -137,12 +137,9 @@ impl Node {
 
     /// A verb for one attachment of a pod.
     pub fn call(&self, verb: &str, pod: &Pod, interface: &str) -> Answer {
-        let answer = Call::new(verb, &self.config(pod, true))
-            .with("CNI_CONTAINERID", &pod.container)
-            .with("CNI_NETNS", pod.netns.path().display().to_string())
-            .with("CNI_IFNAME", interface)
-            .with("CNI_ARGS", pod.arguments())
-            .run();
+        let mut call = Call::new(verb, &self.config(pod, true));
+        call.environment.extend(pod.environment(interface).map(|(name, value)| (name.to_owned(), value)));
+        let answer = call.run();
         if answer.code != 0 {
             eprint_log(&self.scratch.dir().join("shunt.log"));
         }
@@ -193,6 +190,11 @@ impl Node {
         &self.bpf_dir
     }
 
+    /// A directory of the node for files of a test.
+    pub fn directory(&self) -> &Path {
+        self.scratch.dir()
+    }
+
     /// The end of the plugin's log.
     pub fn log(&self) -> String {
         tail(&self.scratch.dir().join("shunt.log"))
@@ -234,7 +236,8 @@ fn mount_bpffs() {
     ONCE.call_once(|| {
         let is_bpffs = statfs(BPF_ROOT).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
         if !is_bpffs {
-            mount(Some("bpf"), BPF_ROOT, Some("bpf"), MsFlags::empty(), None::<&str>).expect("root may mount bpffs");
+            mount(Some("bpf"), BPF_ROOT, Some("bpf"), MsFlags::empty(), None::<&str>)
+                .expect("root may mount bpffs");
         }
     });
 }
@@ -298,6 +301,16 @@ impl Pod {
     /// The app serves.
     pub fn serve(&self, serve: &Serve) -> Server {
         Server::start(&self.app(), serve)
+    }
+
+    /// The variables a runtime sets for one attachment of the pod.
+    pub fn environment(&self, interface: &str) -> [(&'static str, String); 4] {
+        [
+            ("CNI_CONTAINERID", self.container.clone()),
+            ("CNI_NETNS", self.netns.path().display().to_string()),
+            ("CNI_IFNAME", interface.to_owned()),
+            ("CNI_ARGS", self.arguments()),
+        ]
     }
 
     /// `CNI_ARGS` as Kubernetes runtimes give them.

@@ -52,7 +52,18 @@ impl Drop for Helper {
 #[derive(Debug)]
 pub struct Server {
     helper: Helper,
-    workers: usize,
+    /// It is several processes, which end together when their input does.
+    family: bool,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.family {
+            // The first process waits for the others; killed, it would leave them a moment longer than itself.
+            self.helper.stdin = None;
+            let _gone = self.helper.child.wait();
+        }
+    }
 }
 
 impl Server {
@@ -71,12 +82,12 @@ impl Server {
                 other => return Err(other.unwrap_or_else(|| "it ended".to_owned())),
             }
         }
-        Ok(Self { helper, workers })
+        Ok(Self { helper, family: workers > 1 || serve.hand_over })
     }
 
     /// The connections it has accepted since the last time asked, all those pending included.
     pub fn seen(&mut self) -> Vec<Greeting> {
-        assert_eq!(self.workers, 1, "several workers cannot be asked in step");
+        assert!(!self.family, "several processes cannot be asked in step");
         self.helper.say("seen");
         let mut seen = Vec::new();
         loop {

@@ -1,8 +1,8 @@
 //! Interception by REDIRECT rules, written by hand: a yardstick for the harness. What it sees here it would see of any
 //! plugin that works.
 
-use crate::node::{INBOUND_PORT, OUTBOUND_PORT, PROXY};
 use crate::net::Netns;
+use crate::node::{INBOUND_PORT, OUTBOUND_PORT, PROXY};
 
 /// Puts the rules of a sidecar mesh into a namespace, both families.
 pub fn apply(netns: &Netns) {

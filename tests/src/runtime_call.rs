@@ -115,7 +115,14 @@ impl Answer {
         assert_ne!(self.code, 0, "the call worked: {self:?}");
         let text = |key: &str| self.json.as_ref().and_then(|json| json.get(key)).cloned().unwrap_or_default();
         let code = text("code").as_u64().unwrap_or(0);
-        (code, format!("{}: {}", text("msg").as_str().unwrap_or_default(), text("details").as_str().unwrap_or_default()))
+        (
+            code,
+            format!(
+                "{}: {}",
+                text("msg").as_str().unwrap_or_default(),
+                text("details").as_str().unwrap_or_default()
+            ),
+        )
     }
 }
 

@@ -28,11 +28,16 @@ impl Scratch {
         REAP.call_once(reap);
         let pid = std::process::id();
         // No dot: bpffs keeps names with dots for itself.
-        let name = format!("{PREFIX}{pid}_{}-{}", start_time(pid).unwrap_or(0), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "{PREFIX}{pid}_{}-{}",
+            start_time(pid).unwrap_or(0),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let dir = std::env::temp_dir().join(&name);
         fs::create_dir_all(&dir).expect("the temporary directory is writable");
         // Processes under other ids reach the helper files below it.
-        fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("own directory");
+        fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("own directory");
         Self { dir, name }
     }
 

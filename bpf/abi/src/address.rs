@@ -45,7 +45,7 @@ impl Address {
         if self.is_v4() { u32::from_be(self.0[3]) >> 24 == 127 } else { self.same(Self::LOOPBACK6) }
     }
 
-    /// 224.0.0.0/4 or ff00::/8.
+    /// 224.0.0.0/4 or `ff00::/8`.
     #[inline(always)]
     pub const fn is_multicast(self) -> bool {
         if self.is_v4() { u32::from_be(self.0[3]) >> 28 == 14 } else { u32::from_be(self.0[0]) >> 24 == 0xff }
@@ -92,5 +92,39 @@ impl Address {
     /// The standard library's form, IPv4 as IPv4.
     pub fn ip(self) -> core::net::IpAddr {
         core::net::Ipv6Addr::from(self.bytes()).to_canonical()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn families_and_kinds() {
+        for (text, v4, loopback, unspecified, multicast) in [
+            ("10.0.0.1", true, false, false, false),
+            ("::ffff:10.0.0.1", true, false, false, false),
+            ("127.255.0.1", true, true, false, false),
+            ("::ffff:127.0.0.1", true, true, false, false),
+            ("::1", false, true, false, false),
+            ("::2", false, false, false, false),
+            ("0.0.0.0", true, false, true, false),
+            ("::", false, false, true, false),
+            ("0.0.0.1", true, false, false, false),
+            ("239.1.1.1", true, false, false, true),
+            ("223.255.255.255", true, false, false, false),
+            ("240.0.0.1", true, false, false, false),
+            ("ff02::1", false, false, false, true),
+            ("fe80::1", false, false, false, false),
+        ] {
+            let ip: IpAddr = text.parse().unwrap();
+            let address = Address::from_ip(ip);
+            let seen = (address.is_v4(), address.is_loopback(), address.is_unspecified(), address.is_multicast());
+            assert_eq!(seen, (v4, loopback, unspecified, multicast), "{text}");
+            assert_eq!(address.ip(), ip.to_canonical(), "{text}");
+            assert_eq!(Address::from_bytes(address.bytes()), address, "{text}");
+        }
     }
 }

@@ -11,6 +11,18 @@ pub trait Rules {
     fn lookup(&self, key: RuleKey) -> Option<Rule>;
 }
 
+/// A rule trie as a list of entries (length in bits of the pod's part of the key as [`RuleKey`] counts them, key, value): for
+/// asking on the host what the kernel would answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'a>(pub &'a [(u32, RuleKey, Rule)]);
+
+impl Rules for Table<'_> {
+    fn lookup(&self, key: RuleKey) -> Option<Rule> {
+        let matching = self.0.iter().filter(|(length, prefix, _)| prefix.covers(*length, key));
+        matching.max_by_key(|(length, _, _)| *length).map(|(_, _, rule)| *rule)
+    }
+}
+
 /// An outbound connection, as `connect` sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outbound {
@@ -147,7 +159,7 @@ fn outbound_lists(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) ->
 }
 
 /// The proxy's own connections pass, but for those delivered inside the pod: an app that calls itself through its service
-/// meets the proxy's inbound side, with the destination kept (Istio's rule 8). 127.0.0.1 and ::1 are the proxy's own business.
+/// meets the proxy's inbound side, with the destination kept (Istio's rule 8). 127.0.0.1 and `::1` are the proxy's own business.
 #[inline(always)]
 fn of_proxy(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> Verdict {
     let destination = connection.destination;
@@ -180,7 +192,9 @@ fn own_bits(rules: &impl Rules, address: Address) -> u32 {
 /// eth0 for a connection to the pod's own address over loopback.
 #[inline(always)]
 pub fn inbound(pod: &PodConfig, rules: &impl Rules, connection: &Inbound) -> Verdict {
-    if connection.source.is_loopback() || own_bits(rules, connection.source) & bit::OWN != 0 {
+    // The pass-through address may be given to the loopback interface after ADD, and be unknown as an own one.
+    let within = connection.source.is_loopback() || connection.source.same(Address::PASSTHROUGH6);
+    if within || own_bits(rules, connection.source) & bit::OWN != 0 {
         return Verdict::Pass(Reason::Local);
     }
     if connection.port == pod.tunnel_port && pod.tunnel_port != 0 {

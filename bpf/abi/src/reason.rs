@@ -80,3 +80,19 @@ impl Reason {
 }
 
 const _: () = assert!(Reason::ALL.len() <= Reason::SLOTS);
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn codes_are_indices_and_labels_differ() {
+        let mut labels: std::vec::Vec<_> = Reason::ALL.iter().map(|reason| reason.label()).collect();
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(reason.code() as usize, index);
+        }
+        labels.sort_unstable();
+        labels.dedup();
+        assert_eq!(labels.len(), Reason::ALL.len());
+    }
+}

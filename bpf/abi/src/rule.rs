@@ -108,6 +108,22 @@ impl RuleKey {
     /// Bits to match for an id.
     pub const ID_BITS: u32 = KIND_BITS + 32;
 
+    /// True if the first `length` bits of a trie key with this rule are those of one with `other`, for the same pod.
+    pub fn covers(self, length: u32, other: Self) -> bool {
+        if self.kind != other.kind {
+            return false;
+        }
+        let mut left = length.saturating_sub(KIND_BITS);
+        for (a, b) in self.data.0.into_iter().zip(other.data.0) {
+            let compared = left.min(32);
+            if compared > 0 && (u32::from_be(a) ^ u32::from_be(b)).leading_zeros() < compared {
+                return false;
+            }
+            left -= compared;
+        }
+        true
+    }
+
     /// Key of an address.
     #[inline(always)]
     pub const fn address(kind: u32, address: Address) -> Self {

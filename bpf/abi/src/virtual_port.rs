@@ -60,3 +60,51 @@ pub const fn rotation(count: u32, cpu: u32) -> u32 {
 pub const fn contains(port: u32) -> bool {
     port >= FIRST as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn always_one_of_them_and_never_the_source_port(a: u32, port: u16, rotation: u32, source: u16) {
+            let picked = pick(Address::v4(a), port, rotation, source);
+            prop_assert!(contains(u32::from(picked)));
+            prop_assert_ne!(picked, source);
+        }
+
+        /// Without rotation the port is a function of the destination, so that a bound socket fails where it would fail.
+        #[test]
+        fn a_bound_socket_gets_the_same_port_for_the_same_destination(a: u32, port: u16, source in 1_u16..FIRST) {
+            prop_assert_eq!(pick(Address::v4(a), port, 0, source), pick(Address::v4(a), port, 0, source));
+        }
+    }
+
+    #[test]
+    fn rotation_reaches_every_port_about_evenly() {
+        let mut hits = std::vec![0_u32; COUNT as usize];
+        let each = 64;
+        for count in 0..COUNT * each {
+            let picked = pick(Address::v4(0x0100_007f), 80, rotation(count, 0), 0);
+            hits[usize::from(picked - FIRST)] += 1;
+        }
+        let (least, most) = (hits.iter().min().copied(), hits.iter().max().copied());
+        assert!(least > Some(each / 2) && most < Some(each * 2), "{least:?} {most:?}");
+    }
+
+    #[test]
+    fn the_port_after_the_last_is_the_first() {
+        let destination = Address::v4(0x0100_007f);
+        for port in 0..u16::MAX {
+            if pick(destination, port, 0, 0) == LAST {
+                assert_eq!(pick(destination, port, 0, LAST), FIRST);
+                return;
+            }
+        }
+        unreachable!("no port of {destination:?} hashes to the last virtual port");
+    }
+}

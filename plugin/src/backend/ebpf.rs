@@ -11,17 +11,44 @@ use crate::bpf::rules::{Encoded, ProxyIds, encoded};
 use crate::cgroup::{Cgroups, PodCgroup};
 use crate::error::{Error, Failed as _, Kind};
 use crate::fault::Outcome;
-use crate::link::{Interfaces, interfaces};
+use crate::link::{Interfaces, interfaces_with_passthrough, remove_passthrough};
 use crate::lock::Lock;
 use crate::netns::{Netns, cookie_of_thread};
 use crate::ports;
 use crate::userns;
 
-/// What is read of a namespace, and the one thing written in it.
+/// What is read of a namespace, and what is changed in it.
 struct Seen {
     cookie: u64,
     interfaces: Interfaces,
+    changes: Changes,
+}
+
+/// What ADD changed inside the namespace: the namespace may outlive the attachment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
     reserved_ports: Option<String>,
+    passthrough: bool,
+}
+
+impl Changes {
+    /// What a receipt says of it.
+    pub fn of(receipt: &Receipt) -> Self {
+        let Receipt::Ebpf { reserved_ports, passthrough, .. } = receipt;
+        Self { reserved_ports: reserved_ports.clone(), passthrough: *passthrough }
+    }
+
+    /// Takes it back.
+    pub fn revert(&self, netns: &Netns) -> Outcome<()> {
+        if *self == Self::default() {
+            return Ok(());
+        }
+        netns.run(|| {
+            let ports = self.reserved_ports.as_deref().map_or(Ok(()), ports::restore);
+            let address = if self.passthrough { remove_passthrough() } else { Ok(()) };
+            ports.and(address)
+        })
+    }
 }
 
 /// Prepare, write maps, attach, verify. See [`super::install`].
@@ -41,6 +68,7 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
     let layout = programs(places, job, &locks, &cgroups, &cgroup)?;
     let pins = PodPins { layout: &layout, name: &name, cookie: seen.cookie };
     let first = !layout.pod(&name, seen.cookie).is_dir();
+    let before = job.before.map(Changes::of).unwrap_or_default();
     let installed = capture(&pins, job, &seen, &ids, &cgroup)
         .and_then(|generation| remove_others(places, &layout, &name, seen.cookie).map(|()| generation));
     match installed {
@@ -51,27 +79,29 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
             generation,
             pod_cgroup: cgroup.pod,
             all_pods: cgroup.all_pods,
-            reserved_ports: seen.reserved_ports.or_else(|| reserved_before(job.before)),
+            reserved_ports: seen.changes.reserved_ports.or(before.reserved_ports),
+            passthrough: seen.changes.passthrough || before.passthrough,
         }),
         // A pod that was captured before stays captured: its processes run.
         Err(error) if !first => Err(error),
-        Err(error) => Err(match undo(&layout, &pins, job.netns, seen.reserved_ports.as_deref()) {
+        Err(error) => Err(match undo(&layout, &pins, job.netns, &seen.changes) {
             Ok(()) => error,
             Err(undo) => error.with_undo(undo),
         }),
     }
 }
 
-fn reserved_before(before: Option<&Receipt>) -> Option<String> {
-    match before {
-        Some(Receipt::Ebpf { reserved_ports, .. }) => reserved_ports.clone(),
-        None => None,
-    }
-}
-
 /// Runs inside the namespace.
 fn look() -> Outcome<Seen> {
-    Ok(Seen { cookie: cookie_of_thread()?, interfaces: interfaces()?, reserved_ports: ports::reserve()? })
+    let cookie = cookie_of_thread()?;
+    let (interfaces, passthrough) = interfaces_with_passthrough()?;
+    // Last: what came before is undone by the caller only if this works too.
+    let reserved_ports = ports::reserve().inspect_err(|_| {
+        if passthrough {
+            let _first_error_counts = remove_passthrough();
+        }
+    })?;
+    Ok(Seen { cookie, interfaces, changes: Changes { reserved_ports, passthrough } })
 }
 
 fn has_address(interfaces: &Interfaces) -> bool {
@@ -129,14 +159,11 @@ fn read_back(pins: &PodPins<'_>, netns: &Netns, wanted: &Encoded) -> Result<(), 
 }
 
 /// Takes back a first ADD that failed.
-fn undo(layout: &Layout, pins: &PodPins<'_>, netns: &Netns, reserved_ports: Option<&str>) -> Result<(), Error> {
-    let ports = match reserved_ports {
-        Some(before) => netns.run(|| ports::restore(before)),
-        None => Ok(()),
-    };
+fn undo(layout: &Layout, pins: &PodPins<'_>, netns: &Netns, changes: &Changes) -> Result<(), Error> {
+    let reverted = changes.revert(netns);
     pins.remove()
         .and_then(|()| crate::bpf::pins::remove_tree(&layout.attachment(pins.name)))
-        .and(ports)
+        .and(reverted)
         .failed(Kind::Attach, || "undoing the ADD")
 }
 
@@ -206,6 +233,21 @@ pub fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Er
     }
     let collected = collect(places.bpf_dir, locks).failed(Kind::Load, || "removing programs that serve no pod");
     first.and(collected)
+}
+
+/// See [`super::revert`].
+pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<(), Error> {
+    let Receipt::Ebpf { cookie, .. } = receipt;
+    let reverted = || -> Outcome<()> {
+        for layout in Layout::all(places.bpf_dir)? {
+            // No attachment has this name: any that is in the namespace counts.
+            if layout.shared("", *cookie)? {
+                return Ok(());
+            }
+        }
+        Changes::of(receipt).revert(netns)
+    };
+    reverted().failed(Kind::Netns, || "giving the namespace its settings back")
 }
 
 /// See [`super::attachments`].

@@ -35,10 +35,10 @@ pub fn load_lookup(layout: &Layout, cookie: u64) -> Outcome<OwnedFd> {
     let known = object.maps.clone();
     object
         .relocate_maps(
-            known.iter().filter_map(|(name, map)| {
+            known.iter().map(|(name, map)| {
                 // A map this program does not use is never looked at: any number will do.
                 let fd = maps.iter().find(|(other, _)| other == name).map_or(0, |(_, fd)| fd.as_raw_fd());
-                Some((name.as_str(), fd, map))
+                (name.as_str(), fd, map)
             }),
             &text,
         )
@@ -87,8 +87,9 @@ fn joined(low: i32, high: i32) -> u64 {
 }
 
 fn halves(value: u64) -> (i32, i32) {
-    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
-    (i32::from_le_bytes([a, b, c, d]), i32::from_le_bytes([e, f, g, h]))
+    #[expect(clippy::cast_possible_truncation, reason = "the low half, and what is left of the high half")]
+    let (low, high) = (value as u32, (value >> 32) as u32);
+    (low.cast_signed(), high.cast_signed())
 }
 
 

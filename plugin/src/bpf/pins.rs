@@ -31,12 +31,12 @@ impl Layout {
         Self { root: bpf_dir.join(hash) }
     }
 
-    /// Every object that has pins under `bpf_dir`, half-loaded ones left out. Whatever has no hash for a name is somebody
-    /// else's: `bpf_dir` may be a directory they pin in too.
+    /// Every object that has pins under `bpf_dir`: names of 16 hex digits. Half-loaded ones, and what the kernel itself puts
+    /// into the root of a BPF file system, are something else.
     pub fn all(bpf_dir: &Path) -> Outcome<Vec<Self>> {
         Ok(children(bpf_dir)?
             .into_iter()
-            .filter(|name| is_hash(name))
+            .filter(|name| name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
             .map(|name| Self { root: bpf_dir.join(name) })
             .collect())
     }
@@ -100,11 +100,6 @@ impl Layout {
         }
         Ok(false)
     }
-}
-
-/// True of the 16 hex digits that `build.rs` names an object by.
-fn is_hash(name: &str) -> bool {
-    name.len() == 16 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Names in a directory, sorted; none if it is not there.

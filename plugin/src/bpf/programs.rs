@@ -228,12 +228,12 @@ pub fn collect(bpf_dir: &Path, locks: &Lock<'_>) -> Outcome<()> {
     Ok(())
 }
 
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::BPF_FS_MAGIC;
 
 /// Makes sure that pins can be made under `bpf_dir`: its parent is a bpffs, or becomes one.
 fn mount_bpffs(bpf_dir: &Path) -> Outcome<()> {
     let is_bpffs = |path: &Path| {
-        nix::sys::statfs::statfs(path).is_ok_and(|status| i64::from(status.filesystem_type().0) == BPF_FS_MAGIC)
+        nix::sys::statfs::statfs(path).is_ok_and(|status| status.filesystem_type() == BPF_FS_MAGIC)
     };
     if is_bpffs(bpf_dir) {
         return Ok(());

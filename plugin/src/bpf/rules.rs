@@ -43,8 +43,8 @@ pub fn encoded(plan: &Plan, interfaces: &Interfaces, ifname: &str, ids: &ProxyId
     }
     flags |= add_lists(&mut trie, plan);
     let config = PodConfig {
-        own4: own(interfaces, ifname, |ip| ip.is_ipv4()),
-        own6: own(interfaces, ifname, |ip| ip.is_ipv6()),
+        own4: own(interfaces, ifname, IpAddr::is_ipv4),
+        own6: own(interfaces, ifname, IpAddr::is_ipv6),
         flags,
         generation,
         outbound_port: plan.outbound_port,
@@ -217,7 +217,7 @@ impl Trie {
         let mut covering: Vec<(u32, RuleKey, u32)> = Vec::new();
         let mut finished = Vec::with_capacity(self.entries.len());
         for ((key, length), mut rule) in self.entries {
-            while covering.last().is_some_and(|(outer, prefix, _)| !covers(*outer, *prefix, key)) {
+            while covering.last().is_some_and(|(outer, prefix, _)| !prefix.covers(*outer, ordered(key))) {
                 covering.pop();
             }
             let is_family_barrier = length == RuleKey::address_bits(MAPPED_BITS) && is_mapped_prefix(key);
@@ -227,7 +227,7 @@ impl Trie {
             {
                 rule.bits |= bits;
             }
-            covering.push((length, key, rule.bits));
+            covering.push((length, ordered(key), rule.bits));
             finished.push((length, ordered(key), rule));
         }
         finished
@@ -248,20 +248,5 @@ fn ordered(key: RuleKey) -> RuleKey {
     RuleKey { kind: key.kind, data: Address(key.data.0.map(u32::from_be)) }
 }
 
-/// True if the first `length` bits of two ordered keys are the same.
-fn covers(length: u32, outer: RuleKey, inner: RuleKey) -> bool {
-    let words = |key: RuleKey| key.data.0;
-    if outer.kind != inner.kind {
-        return false;
-    }
-    // The prefix counts cookie and kind, which are the same here.
-    let mut left = length - RuleKey::address_bits(0);
-    for (a, b) in words(outer).into_iter().zip(words(inner)) {
-        let compared = left.min(32);
-        if compared > 0 && (a ^ b).leading_zeros() < compared {
-            return false;
-        }
-        left -= compared;
-    }
-    true
-}
+#[cfg(test)]
+mod tests;

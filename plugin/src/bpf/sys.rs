@@ -117,8 +117,8 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         info: u64,
     }
     let mut info = LinkInfo::default();
-    let mut attr =
-        Attr { fd: raw(link), length: size_of::<LinkInfo>() as u32, info: address(std::ptr::from_mut(&mut info)) };
+    let length = u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?;
+    let mut attr = Attr { fd: raw(link), length, info: address(std::ptr::from_mut(&mut info)) };
     bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info)
 }

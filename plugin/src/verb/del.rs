@@ -6,12 +6,11 @@
 use slog::warn;
 
 use super::{known, lock_name, remove};
-use crate::backend::{Places, Receipt};
+use crate::backend::Places;
 use crate::cni::{DelRequest, Outcome};
 use crate::error::{Error, Failed as _, Kind};
 use crate::lock::Lock;
 use crate::netns::Netns;
-use crate::ports;
 use crate::record::{Record, Records};
 
 pub(super) fn run(request: &DelRequest) -> Outcome {
@@ -43,9 +42,9 @@ fn removed(request: &DelRequest, places: Places<'_>) -> Result<bool, Error> {
     let record = records.read(&name).unwrap_or_default();
     let removed = remove(places, &locks, &name);
     if let (Some(record), Some(netns)) = (record, &request.netns)
-        && let Err(error) = give_back_ports(&record, netns)
+        && let Err(error) = revert(places, &record, netns)
     {
-        warn!(request.log, "the namespace keeps its reserved ports"; "details" => error.details());
+        warn!(request.log, "the namespace keeps settings of ours"; "details" => error.details());
     }
     if let (Ok(()), Ok(held)) = (&removed, held) {
         held.discard();
@@ -53,16 +52,13 @@ fn removed(request: &DelRequest, places: Places<'_>) -> Result<bool, Error> {
     removed.map(|()| true)
 }
 
-/// The namespace outlives the attachment when somebody else made it; then it gets its setting back.
-fn give_back_ports(record: &Record, path: &std::path::Path) -> Result<(), Error> {
-    let Receipt::Ebpf { reserved_ports: Some(before), .. } = &record.receipt else {
-        return Ok(());
-    };
+/// The namespace outlives the attachment when somebody else made it; then it gets its settings back.
+fn revert(places: Places<'_>, record: &Record, path: &std::path::Path) -> Result<(), Error> {
     let Ok(netns) = Netns::open(path) else {
         return Ok(());
     };
     if netns.identity() != record.netns_identity {
         return Ok(());
     }
-    netns.run(|| ports::restore(before)).failed(Kind::Netns, || "giving the namespace its reserved ports back")
+    crate::backend::revert(places, &netns, &record.receipt)
 }
