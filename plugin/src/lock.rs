@@ -56,7 +56,8 @@ impl<'a> Lock<'a> {
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
+                // A fifo in its place is an error at once, not a wait for a reader.
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
                 .open(&path)
                 .tried(|| format!("open lock {}", path.display()))?;
             match file.try_lock() {

@@ -103,14 +103,9 @@ impl<'a> Records<'a> {
         let temporary = path.with_extension("new");
         let what = || format!("write record {}", path.display());
         let text = serde_json::to_vec(record).tried(what)?;
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&temporary)
-            .tried(what)?;
+        // What a killed write left, or whatever else stands there: opening a fifo would wait for a reader.
+        discard(&temporary).tried(what)?;
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary).tried(what)?;
         let written = file
             .write_all(&text)
             .and_then(|()| fs::rename(&temporary, &path));
@@ -125,13 +120,20 @@ impl<'a> Records<'a> {
     pub fn remove(&self, name: &str) -> Outcome<()> {
         let path = self.path(name);
         for path in [path.with_extension("new"), path] {
-            match fs::remove_file(&path) {
-                Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                    return Err(error).tried(|| format!("remove record {}", path.display()));
-                }
-                _ => {}
-            }
+            discard(&path).tried(|| format!("remove record {}", path.display()))?;
         }
         Ok(())
+    }
+}
+
+/// Removes what is called so, a directory too: the name is ours and nothing else may have it. Nothing there is success.
+fn discard(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        _ => fs::remove_file(path),
+    };
+    match removed {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Err(error),
+        _ => Ok(()),
     }
 }

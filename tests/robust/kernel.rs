@@ -47,7 +47,12 @@ fn keys(map: &Path, size: usize) -> Vec<Vec<u8>> {
         let mut next = vec![0_u8; size];
         let key = found.last().map_or(0, |last| last.as_ptr().addr() as u64);
         let fd = map.as_raw_fd().unsigned_abs();
-        if bpf(MAP_GET_NEXT_KEY, &mut Attr { map: fd, padding: 0, key, next: next.as_mut_ptr().addr() as u64 }).is_none() {
+        if bpf(
+            MAP_GET_NEXT_KEY,
+            &mut Attr { map: fd, padding: 0, key, next: next.as_mut_ptr().addr() as u64 },
+        )
+        .is_none()
+        {
             return found;
         }
         found.push(next);
@@ -71,4 +76,29 @@ pub(crate) fn entries(bpf_dir: &Path, cookie: u64) -> Vec<String> {
         }
     }
     found
+}
+
+/// Removes the entries of a namespace from one map of an object.
+pub(crate) fn forget(object: &Path, name: &str, cookie: u64) {
+    #[repr(C)]
+    struct Attr {
+        map: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    const MAP_DELETE: libc::c_int = 3;
+    let (size, offset) = if name == names::RULES { (4 + size_of::<TrieKey>(), 4) } else { (8, 0) };
+    let path = object.join("maps").join(name);
+    let map = open(&path).expect("a pinned map");
+    let all = keys(&path, size);
+    let ours: Vec<_> =
+        all.iter().filter(|key| key.get(offset..offset + 8) == Some(&cookie.to_ne_bytes())).collect();
+    assert!(!ours.is_empty(), "{name} has nothing to forget");
+    for key in ours {
+        let fd = map.as_raw_fd().unsigned_abs();
+        let attr = &mut Attr { map: fd, padding: 0, key: key.as_ptr().addr() as u64, value: 0, flags: 0 };
+        assert!(bpf(MAP_DELETE, attr).is_some(), "{name} can be changed");
+    }
 }

@@ -23,7 +23,9 @@ fn killed(call: &Call, counted: impl Fn(&Made) -> bool, at: usize) -> String {
     // A run may be a call shorter than the one that was counted: then it was not killed, and must have worked.
     assert!(traced.reached == traced.answer.code.is_none(), "{at}: {}", traced.answer);
     match traced.made.get(at) {
-        Some(made) => format!("killed at call {at}, number {} {:x?} {}", made.number, made.arguments, made.path),
+        Some(made) => {
+            format!("killed at call {at}, number {} {:x?} {}", made.number, made.arguments, made.path)
+        }
         None => format!("not killed at call {at}"),
     }
 }
@@ -58,9 +60,8 @@ impl Service {
 
 /// ADD and CHECK work.
 fn attaches(place: &Place, pod: &Pod, what: &str) {
-    for command in ["ADD", "CHECK"] {
-        let answer = place.call(command, pod).run();
-        assert_eq!(answer.code, Some(0), "{what}: {command}: {answer}; log: {}", place.log());
+    for answer in [place.added(pod), place.call("CHECK", pod).run()] {
+        assert_eq!(answer.code, Some(0), "{what}: {answer}; log: {}", place.log());
     }
 }
 

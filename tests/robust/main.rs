@@ -3,11 +3,24 @@
 //!
 //! No traffic here: pods are a namespace and a cgroup.
 
-#![expect(clippy::panic, clippy::expect_used, reason = "a test that cannot be judged must fail")]
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot be judged must fail"
+)]
 
 mod bed;
+mod check;
+mod conformance;
+mod del;
 mod inject;
+mod input;
 mod kernel;
 mod kill;
+mod many;
 mod proof;
+mod races;
+mod state;
+mod time;
 mod trace;

@@ -3,7 +3,6 @@
 use crate::bed::Bed;
 use crate::trace::{Act, Made, run};
 
-const PROG_LOAD: u64 = 5;
 const BTF_LOAD: u64 = 18;
 const MAP_CREATE: u64 = 0;
 const SK_LOOKUP: u32 = 30;
@@ -26,7 +25,8 @@ fn a_steady_add_only_opens_pins() {
     let count = |number: i64| made.iter().filter(|made| made.number == number).count();
     assert_eq!(count(libc::SYS_execve) + count(libc::SYS_execveat), 0);
     assert_eq!(count(libc::SYS_fork) + count(libc::SYS_vfork), 0);
-    let processes = made.iter().filter(|made| made.number == libc::SYS_clone && made.arguments[0] & THREAD == 0);
+    let processes =
+        made.iter().filter(|made| made.number == libc::SYS_clone && made.arguments[0] & THREAD == 0);
     assert_eq!(processes.count(), 0);
     let btf: Vec<&Made> = made.iter().filter(|made| made.path.contains("/sys/kernel/btf")).collect();
     assert!(btf.is_empty(), "{btf:?}");

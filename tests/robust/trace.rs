@@ -131,6 +131,10 @@ fn input(bytes: &[u8]) -> File {
     file
 }
 
+#[expect(
+    clippy::zombie_processes,
+    reason = "a traced child is waited for with waitpid, by the loop that traces it"
+)]
 fn spawn(call: &Call) -> (libc::pid_t, OwnedFd, OwnedFd) {
     let mut command = Command::new(shunt_tests::bin::shunt());
     command.env_clear().envs(call.environment.iter().map(|(name, value)| (name, value)));
@@ -157,7 +161,10 @@ pub(crate) fn run(call: &Call, counted: impl Fn(&Made) -> bool, at: usize, act: 
     // SAFETY: our child, and a place for its status.
     unsafe { libc::waitpid(leader, &raw mut status, libc::__WALL) };
     assert!(libc::WIFSTOPPED(status), "the plugin stops at its first instruction: {status:#x}");
-    let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACEVFORK
+    let options = libc::PTRACE_O_TRACESYSGOOD
+        | libc::PTRACE_O_TRACECLONE
+        | libc::PTRACE_O_TRACEFORK
+        | libc::PTRACE_O_TRACEVFORK
         | libc::PTRACE_O_EXITKILL;
     ptrace(libc::PTRACE_SETOPTIONS, leader, 0, usize::try_from(options).unwrap_or(0));
     resume(leader, 0);
@@ -261,7 +268,9 @@ pub(crate) fn changes(made: &Made) -> bool {
     const READ_OR_ANONYMOUS: [u64; 14] = [0, 1, 4, 5, 7, 11, 12, 13, 14, 15, 16, 18, 19, 31];
     let [first, _, third, ..] = made.arguments;
     match made.number {
-        libc::SYS_bpf => matches!(first, MAP_UPDATE | MAP_DELETE | OBJ_PIN) || !READ_OR_ANONYMOUS.contains(&first),
+        libc::SYS_bpf => {
+            matches!(first, MAP_UPDATE | MAP_DELETE | OBJ_PIN) || !READ_OR_ANONYMOUS.contains(&first)
+        }
         libc::SYS_openat => third & u64::from((libc::O_CREAT | libc::O_TRUNC).unsigned_abs()) != 0,
         number => !HARMLESS.contains(&number),
     }
@@ -269,16 +278,72 @@ pub(crate) fn changes(made: &Made) -> bool {
 
 /// Calls that read, or are about the process itself: its memory, signals, threads, descriptors and clocks.
 const HARMLESS: [i64; 68] = [
-    libc::SYS_read, libc::SYS_pread64, libc::SYS_close, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_lstat,
-    libc::SYS_stat, libc::SYS_lseek, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise,
-    libc::SYS_brk, libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_sigaltstack,
-    libc::SYS_ioctl, libc::SYS_sched_getaffinity, libc::SYS_sched_yield, libc::SYS_getrandom, libc::SYS_futex, libc::SYS_clone,
-    libc::SYS_clone3, libc::SYS_exit, libc::SYS_exit_group, libc::SYS_poll, libc::SYS_ppoll, libc::SYS_getdents64, libc::SYS_fcntl,
-    libc::SYS_socket, libc::SYS_bind, libc::SYS_getsockname, libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_recvfrom,
-    libc::SYS_recvmsg, libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_eventfd2,
-    libc::SYS_pipe2, libc::SYS_socketpair, libc::SYS_prlimit64, libc::SYS_arch_prctl, libc::SYS_set_tid_address,
-    libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_prctl, libc::SYS_clock_gettime, libc::SYS_clock_nanosleep,
-    libc::SYS_nanosleep, libc::SYS_readlink, libc::SYS_readlinkat, libc::SYS_statfs, libc::SYS_fstatfs, libc::SYS_openat2,
-    libc::SYS_getpid, libc::SYS_gettid, libc::SYS_uname, libc::SYS_setns, libc::SYS_access, libc::SYS_flock, libc::SYS_execve,
+    libc::SYS_read,
+    libc::SYS_pread64,
+    libc::SYS_close,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_lstat,
+    libc::SYS_stat,
+    libc::SYS_lseek,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_ioctl,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_getrandom,
+    libc::SYS_futex,
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_getdents64,
+    libc::SYS_fcntl,
+    libc::SYS_socket,
+    libc::SYS_bind,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_eventfd2,
+    libc::SYS_pipe2,
+    libc::SYS_socketpair,
+    libc::SYS_prlimit64,
+    libc::SYS_arch_prctl,
+    libc::SYS_set_tid_address,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_prctl,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+    libc::SYS_statfs,
+    libc::SYS_fstatfs,
+    libc::SYS_openat2,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_uname,
+    libc::SYS_setns,
+    libc::SYS_access,
+    libc::SYS_flock,
+    libc::SYS_execve,
     libc::SYS_fsync,
 ];
