@@ -68,12 +68,12 @@ enum Sent {
 }
 
 #[inline(always)]
-fn apply(sent: Sent, set: impl FnOnce(Address, u16)) -> i32 {
+fn apply(sent: Sent, rewrite: impl FnOnce(Address, u16)) -> i32 {
     match sent {
         Sent::AsAsked => ALLOW,
         Sent::Refused => REFUSE,
         Sent::To(address, port) => {
-            set(address, port);
+            rewrite(address, port);
             ALLOW
         }
     }

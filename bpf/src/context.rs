@@ -103,5 +103,9 @@ pub(crate) fn remote_address(sk: *const bpf_sock) -> Address {
 /// Local address of a socket.
 #[inline(always)]
 pub(crate) fn local_address(sk: *const bpf_sock) -> Address {
-    if read!(bpf_sock, sk, family) == AF_INET { Address::v4(read!(bpf_sock, sk, src_ip4)) } else { read6!(bpf_sock, sk, src_ip6) }
+    if read!(bpf_sock, sk, family) == AF_INET {
+        Address::v4(read!(bpf_sock, sk, src_ip4))
+    } else {
+        read6!(bpf_sock, sk, src_ip6)
+    }
 }

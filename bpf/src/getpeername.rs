@@ -29,5 +29,6 @@ fn captured(ctx: &SockAddrContext, peer: Address) -> Option<&'static SocketState
     // SAFETY: storage of the context's own socket; freed with the socket, which the context holds.
     let state = unsafe { SOCKETS.get_ptr_mut(ctx).as_ref() }?;
     let port = u32::from(context::user_port(ctx.sock_addr));
-    (state.role & role::CLIENT != 0 && state.virtual_port == port && state.sent_to.same(peer)).then_some(state)
+    (state.role & role::CLIENT != 0 && state.virtual_port == port && state.sent_to.same(peer))
+        .then_some(state)
 }

@@ -46,7 +46,9 @@ fn answer(ctx: &SockoptContext) -> bool {
     };
     match (level, destination.is_v4()) {
         (SOL_IP, true) => write4(ctx.sockopt, destination, port),
-        (SOL_IPV6, false) if read!(bpf_sock, sk, family) == AF_INET6 => write6(ctx.sockopt, destination, port),
+        (SOL_IPV6, false) if read!(bpf_sock, sk, family) == AF_INET6 => {
+            write6(ctx.sockopt, destination, port)
+        }
         _ => false,
     }
 }
@@ -57,9 +59,14 @@ fn answer(ctx: &SockoptContext) -> bool {
 fn original(ctx: &SockoptContext, sk: *mut bpf_sock) -> Option<(Address, u16)> {
     // SAFETY: the context's own socket; null or a value that lives as long as the socket.
     let state = unsafe {
-        bpf_sk_storage_get(core::ptr::from_ref(&SOCKETS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0)
-            .cast::<SocketState>()
-            .as_ref()
+        bpf_sk_storage_get(
+            core::ptr::from_ref(&SOCKETS).cast_mut().cast(),
+            sk.cast(),
+            core::ptr::null_mut(),
+            0,
+        )
+        .cast::<SocketState>()
+        .as_ref()
     };
     if let Some(state) = state
         && state.role & (role::CLIENT | role::ACCEPTED) != 0
@@ -109,6 +116,6 @@ fn put<const N: usize>(ctx: *mut bpf_sockopt, words: [u32; N]) -> bool {
         i += 1;
     }
     write!(ctx, retval, 0);
-    write!(ctx, optlen, size_of::<[u32; N]>() as i32);
+    write!(ctx, optlen, (size_of::<[u32; N]>() as u32).cast_signed());
     true
 }

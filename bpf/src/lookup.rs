@@ -35,16 +35,15 @@ pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
     };
     let (source, destination) = addresses(lookup);
     let port = read!(bpf_sk_lookup, lookup, local_port);
-    let slot = match paired(cookie, source, port, lookup) {
-        Some(slot) => slot,
-        None => {
-            let connection = Inbound { source, destination, port: port as u16 };
-            let verdict = decide::inbound(pod, &PodRules(cookie), &connection);
-            maps::count(cookie, verdict.reason());
-            match verdict {
-                Verdict::Pass(_) => return sk_action::SK_PASS,
-                Verdict::Capture { slot, .. } => slot,
-            }
+    let slot = if let Some(slot) = paired(cookie, source, port, lookup) {
+        slot
+    } else {
+        let connection = Inbound { source, destination, port: port as u16 };
+        let verdict = decide::inbound(pod, &PodRules(cookie), &connection);
+        maps::count(cookie, verdict.reason());
+        match verdict {
+            Verdict::Pass(_) => return sk_action::SK_PASS,
+            Verdict::Capture { slot, .. } => slot,
         }
     };
     // One place, whatever led here: the verifier walks this loop for each, and that is most of what loading costs.
@@ -66,7 +65,10 @@ fn paired(pod: u64, client: Address, virtual_port: u32, lookup: *const bpf_sk_lo
 #[inline(always)]
 fn addresses(lookup: *const bpf_sk_lookup) -> (Address, Address) {
     if read!(bpf_sk_lookup, lookup, family) == AF_INET {
-        (Address::v4(read!(bpf_sk_lookup, lookup, remote_ip4)), Address::v4(read!(bpf_sk_lookup, lookup, local_ip4)))
+        (
+            Address::v4(read!(bpf_sk_lookup, lookup, remote_ip4)),
+            Address::v4(read!(bpf_sk_lookup, lookup, local_ip4)),
+        )
     } else {
         (read6!(bpf_sk_lookup, lookup, remote_ip6), read6!(bpf_sk_lookup, lookup, local_ip6))
     }

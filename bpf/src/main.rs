@@ -6,7 +6,12 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![cfg_attr(
     target_arch = "bpf",
-    expect(unsafe_code, reason = "kernel contexts and helpers are raw pointers, checked by the verifier")
+    expect(unsafe_code, reason = "kernel contexts and helpers are raw pointers, checked by the verifier"),
+    expect(clippy::inline_always, reason = "the stack is 512 bytes and a call costs more than it saves"),
+    expect(clippy::cast_possible_truncation, reason = "context fields are 32 bits wide whatever they hold"),
+    expect(clippy::indexing_slicing, reason = "checked by the verifier, and there is no panic to speak of"),
+    expect(clippy::needless_pass_by_value, reason = "what the program macros call"),
+    expect(clippy::needless_borrows_for_generic_args, reason = "a key is handed to a helper by address: no copy")
 )]
 
 #[cfg(not(target_arch = "bpf"))]
@@ -31,7 +36,9 @@ mod sockops;
 
 #[cfg(target_arch = "bpf")]
 mod entry {
-    use aya_ebpf::macros::{cgroup_sock_addr, cgroup_sockopt, sk_lookup as sk_lookup_program, sock_ops as sock_ops_program};
+    use aya_ebpf::macros::{
+        cgroup_sock_addr, cgroup_sockopt, sk_lookup as sk_lookup_program, sock_ops as sock_ops_program,
+    };
     use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext, SockoptContext};
 
     use crate::{bind, connect, getpeername, getsockopt, lookup as socket_lookup, sockops};

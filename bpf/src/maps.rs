@@ -2,12 +2,12 @@
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{
-    HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, SkStorage, SockHash,
-    lpm_trie::Key,
+    HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, SkStorage, SockHash, lpm_trie::Key,
 };
 use aya_ebpf::macros::btf_map;
 use shunt_abi::{
-    Counters, ListenerKey, Pair, PairKey, PodConfig, PodKey, Reason, Rule, RuleKey, SocketState, TrieKey, decide::Rules,
+    Counters, ListenerKey, Pair, PairKey, PodConfig, PodKey, Reason, Rule, RuleKey, SocketState, TrieKey,
+    decide::Rules,
 };
 
 /// Pods of one node.

@@ -48,19 +48,32 @@ fn state(ctx: &SockOpsContext, create: Option<&mut SocketState>) -> Option<&'sta
     };
     // SAFETY: a socket and a value of the map's type; what comes back is null or lives as long as the socket.
     unsafe {
-        let found = bpf_sk_storage_get(core::ptr::from_ref(&SOCKETS).cast_mut().cast(), sk.cast(), value.cast(), flags);
+        let found = bpf_sk_storage_get(
+            core::ptr::from_ref(&SOCKETS).cast_mut().cast(),
+            sk.cast(),
+            value.cast(),
+            flags,
+        );
         found.cast::<SocketState>().as_mut()
     }
 }
 
 #[inline(always)]
 fn local(ops: *const bpf_sock_ops) -> Address {
-    if read!(bpf_sock_ops, ops, family) == AF_INET { Address::v4(read!(bpf_sock_ops, ops, local_ip4)) } else { read6!(bpf_sock_ops, ops, local_ip6) }
+    if read!(bpf_sock_ops, ops, family) == AF_INET {
+        Address::v4(read!(bpf_sock_ops, ops, local_ip4))
+    } else {
+        read6!(bpf_sock_ops, ops, local_ip6)
+    }
 }
 
 #[inline(always)]
 fn remote(ops: *const bpf_sock_ops) -> Address {
-    if read!(bpf_sock_ops, ops, family) == AF_INET { Address::v4(read!(bpf_sock_ops, ops, remote_ip4)) } else { read6!(bpf_sock_ops, ops, remote_ip6) }
+    if read!(bpf_sock_ops, ops, family) == AF_INET {
+        Address::v4(read!(bpf_sock_ops, ops, remote_ip4))
+    } else {
+        read6!(bpf_sock_ops, ops, remote_ip6)
+    }
 }
 
 /// Before the SYN, with the source address and port chosen: leaves the original destination where `sk_lookup` and the accepted
@@ -85,7 +98,7 @@ fn connecting(ctx: &SockOpsContext) {
         maps::count(pod, Reason::NoState);
         return;
     }
-    let flags = (ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32;
+    let flags = (ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG).cast_signed();
     // A failure only leaves a stale pair to the LRU.
     let _unwatched = ctx.set_cb_flags(flags);
 }

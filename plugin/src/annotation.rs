@@ -27,14 +27,38 @@ const OWN: [Row; 13] = [
     Row { key: "shunt-cni.io/dns-port", set: |text, to| put(&mut to.dns_port, port(text)) },
     Row { key: "shunt-cni.io/proxy-uids", set: |text, to| put(&mut to.proxy_uids, ids(text)) },
     Row { key: "shunt-cni.io/proxy-gids", set: |text, to| put(&mut to.proxy_gids, ids(text)) },
-    Row { key: "shunt-cni.io/include-outbound-cidrs", set: |text, to| put(&mut to.include_outbound_cidrs, include_networks(text)) },
-    Row { key: "shunt-cni.io/exclude-outbound-cidrs", set: |text, to| put(&mut to.exclude_outbound_cidrs, networks(text)) },
-    Row { key: "shunt-cni.io/include-outbound-ports", set: |text, to| put(&mut to.include_outbound_ports, ports(text)) },
-    Row { key: "shunt-cni.io/exclude-outbound-ports", set: |text, to| put(&mut to.exclude_outbound_ports, ports(text)) },
-    Row { key: "shunt-cni.io/include-inbound-ports", set: |text, to| put(&mut to.include_inbound_ports, include_ports(text)) },
-    Row { key: "shunt-cni.io/exclude-inbound-ports", set: |text, to| put(&mut to.exclude_inbound_ports, ports(text)) },
-    Row { key: "shunt-cni.io/exclude-inbound-cidrs", set: |text, to| put(&mut to.exclude_inbound_cidrs, networks(text)) },
-    Row { key: "shunt-cni.io/exclude-interfaces", set: |text, to| put(&mut to.exclude_interfaces, interfaces(text)) },
+    Row {
+        key: "shunt-cni.io/include-outbound-cidrs",
+        set: |text, to| put(&mut to.include_outbound_cidrs, include_networks(text)),
+    },
+    Row {
+        key: "shunt-cni.io/exclude-outbound-cidrs",
+        set: |text, to| put(&mut to.exclude_outbound_cidrs, networks(text)),
+    },
+    Row {
+        key: "shunt-cni.io/include-outbound-ports",
+        set: |text, to| put(&mut to.include_outbound_ports, ports(text)),
+    },
+    Row {
+        key: "shunt-cni.io/exclude-outbound-ports",
+        set: |text, to| put(&mut to.exclude_outbound_ports, ports(text)),
+    },
+    Row {
+        key: "shunt-cni.io/include-inbound-ports",
+        set: |text, to| put(&mut to.include_inbound_ports, include_ports(text)),
+    },
+    Row {
+        key: "shunt-cni.io/exclude-inbound-ports",
+        set: |text, to| put(&mut to.exclude_inbound_ports, ports(text)),
+    },
+    Row {
+        key: "shunt-cni.io/exclude-inbound-cidrs",
+        set: |text, to| put(&mut to.exclude_inbound_cidrs, networks(text)),
+    },
+    Row {
+        key: "shunt-cni.io/exclude-interfaces",
+        set: |text, to| put(&mut to.exclude_interfaces, interfaces(text)),
+    },
 ];
 
 /// The layer our own annotations make. `marker` is the one of ours that the profile reads itself, if any.
@@ -43,7 +67,9 @@ const OWN: [Row; 13] = [
 /// [`Kind::Config`] naming key and value: a bad value, or a key with our prefix that does not exist. A mistyped exclusion
 /// that is passed over in silence is found much later.
 pub(crate) fn own(annotations: &Annotations, marker: Option<&str>) -> Result<Redirect, Error> {
-    let from_prefix = annotations.range(ANNOTATION_PREFIX.to_owned()..).take_while(|(key, _)| key.starts_with(ANNOTATION_PREFIX));
+    let from_prefix = annotations
+        .range(ANNOTATION_PREFIX.to_owned()..)
+        .take_while(|(key, _)| key.starts_with(ANNOTATION_PREFIX));
     for (key, value) in from_prefix {
         if Some(key.as_str()) != marker && !OWN.iter().any(|row| row.key == key) {
             return Err(bad(key, value, "no such annotation in this version for this mesh"));
@@ -131,7 +157,9 @@ fn ids(text: &str) -> Result<Vec<u32>, String> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    text.split(',').map(|item| digits(item).filter(|id| *id != u32::MAX).ok_or_else(|| WHAT.to_owned())).collect()
+    text.split(',')
+        .map(|item| digits(item).filter(|id| *id != u32::MAX).ok_or_else(|| WHAT.to_owned()))
+        .collect()
 }
 
 /// A number written in digits alone: no sign.
@@ -163,8 +191,16 @@ mod tests {
             ("proxy-uids", "1337, 0", json!({"proxyUids": [1337, 0]})),
             ("proxy-gids", "", json!({"proxyGids": []})),
             ("include-outbound-cidrs", "*", json!({"includeOutboundCidrs": "*"})),
-            ("include-outbound-cidrs", "10.1.2.3/8,fd00::/8", json!({"includeOutboundCidrs": ["10.0.0.0/8", "fd00::/8"]})),
-            ("exclude-outbound-cidrs", "::ffff:10.0.0.0/104", json!({"excludeOutboundCidrs": ["10.0.0.0/8"]})),
+            (
+                "include-outbound-cidrs",
+                "10.1.2.3/8,fd00::/8",
+                json!({"includeOutboundCidrs": ["10.0.0.0/8", "fd00::/8"]}),
+            ),
+            (
+                "exclude-outbound-cidrs",
+                "::ffff:10.0.0.0/104",
+                json!({"excludeOutboundCidrs": ["10.0.0.0/8"]}),
+            ),
             ("include-outbound-ports", "80,8000-8999", json!({"includeOutboundPorts": [80, "8000-8999"]})),
             ("exclude-outbound-ports", "", json!({"excludeOutboundPorts": []})),
             ("include-inbound-ports", "", json!({"includeInboundPorts": []})),
@@ -187,13 +223,15 @@ mod tests {
         }) else {
             panic!("object")
         };
-        let kebab = |key: &str| key.chars().fold(String::from("shunt-cni.io/"), |mut kebab, c| {
-            if c.is_ascii_uppercase() {
-                kebab.push('-');
-            }
-            kebab.push(c.to_ascii_lowercase());
-            kebab
-        });
+        let kebab = |key: &str| {
+            key.chars().fold(String::from("shunt-cni.io/"), |mut kebab, c| {
+                if c.is_ascii_uppercase() {
+                    kebab.push('-');
+                }
+                kebab.push(c.to_ascii_lowercase());
+                kebab
+            })
+        };
         let keys: Vec<String> = full.keys().map(|key| kebab(key)).collect();
         assert_eq!(OWN.map(|row| row.key.to_owned()).to_vec(), keys);
         assert!(serde_json::from_value::<shunt_api::Redirect>(Value::Object(full)).is_ok());
@@ -220,7 +258,11 @@ mod tests {
         ] {
             let error = own(&annotations(&[(key, value)]), None).expect_err("refused");
             assert_eq!(error.kind(), Kind::Config);
-            assert!(error.details().contains(key) && error.details().contains(&format!("{value:?}")), "{}", error.details());
+            assert!(
+                error.details().contains(key) && error.details().contains(&format!("{value:?}")),
+                "{}",
+                error.details()
+            );
         }
         let long = "x".repeat(100_000);
         let error = own(&annotations(&[("shunt-cni.io/proxy-uids", &long)]), None).expect_err("refused");
@@ -229,7 +271,12 @@ mod tests {
 
     #[test]
     fn others_are_not_ours() {
-        let others = annotations(&[("shunt-cni.ioo/x", "1"), ("shunt-cni", "1"), ("x", "shunt-cni.io/"), ("shunt-cni.io/intercept", "x")]);
+        let others = annotations(&[
+            ("shunt-cni.ioo/x", "1"),
+            ("shunt-cni", "1"),
+            ("x", "shunt-cni.io/"),
+            ("shunt-cni.io/intercept", "x"),
+        ]);
         assert!(own(&others, Some("shunt-cni.io/intercept")).is_ok());
     }
 

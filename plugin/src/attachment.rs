@@ -25,10 +25,14 @@ pub struct Attachment {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AttachmentError {
     /// Not `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`, or longer than [`CONTAINER_ID_MAX`].
-    #[error("container id {0:?} is not 1 to {CONTAINER_ID_MAX} letters, digits, '_', '.' or '-' that begin with a letter or digit")]
+    #[error(
+        "container id {0:?} is not 1 to {CONTAINER_ID_MAX} letters, digits, '_', '.' or '-' that begin with a letter or digit"
+    )]
     ContainerId(String),
     /// Nothing the kernel would accept as an interface name.
-    #[error("interface name {0:?} is not 1 to {IFNAME_MAX} bytes without '/', ':' and white space, other than '.' and '..'")]
+    #[error(
+        "interface name {0:?} is not 1 to {IFNAME_MAX} bytes without '/', ':' and white space, other than '.' and '..'"
+    )]
     Ifname(String),
     /// Both are right, but with their special characters written out they are no file name any more.
     #[error("container id {0:?} with so many dots does not fit into a file name")]
@@ -102,7 +106,11 @@ pub(crate) fn is_container_id(text: &str) -> bool {
 /// Whether the kernel would accept `text` as an interface name.
 pub(crate) fn is_ifname(text: &str) -> bool {
     let blank_or_special = |c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace();
-    !text.is_empty() && text.len() <= IFNAME_MAX && text != "." && text != ".." && !text.contains(blank_or_special)
+    !text.is_empty()
+        && text.len() <= IFNAME_MAX
+        && text != "."
+        && text != ".."
+        && !text.contains(blank_or_special)
 }
 
 fn escaped(text: &str) -> String {
@@ -141,9 +149,26 @@ mod tests {
         let long = "a".repeat(129);
         let dots = format!("a{}", ".".repeat(127));
         for (id, ifname) in [
-            ("", "eth0"), ("..", "eth0"), (".a", "eth0"), ("_a", "eth0"), ("-a", "eth0"), ("a/b", "eth0"), ("a b", "eth0"), ("a\0", "eth0"),
-            ("ä", "eth0"), ("a\n", "eth0"), (long.as_str(), "eth0"), (dots.as_str(), "eth0"),
-            ("a", ""), ("a", "."), ("a", ".."), ("a", "a/b"), ("a", "a:b"), ("a", "a b"), ("a", "a\tb"), ("a", "0123456789abcdef"),
+            ("", "eth0"),
+            ("..", "eth0"),
+            (".a", "eth0"),
+            ("_a", "eth0"),
+            ("-a", "eth0"),
+            ("a/b", "eth0"),
+            ("a b", "eth0"),
+            ("a\0", "eth0"),
+            ("ä", "eth0"),
+            ("a\n", "eth0"),
+            (long.as_str(), "eth0"),
+            (dots.as_str(), "eth0"),
+            ("a", ""),
+            ("a", "."),
+            ("a", ".."),
+            ("a", "a/b"),
+            ("a", "a:b"),
+            ("a", "a b"),
+            ("a", "a\tb"),
+            ("a", "0123456789abcdef"),
         ] {
             assert!(Attachment::new(id, ifname).is_err(), "{id:?} {ifname:?}");
         }

@@ -80,7 +80,12 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
 ///
 /// # Errors
 /// Names the first thing that is not as it was left.
-pub fn verify(places: Places<'_>, attachment: &Attachment, netns: &Netns, receipt: &Receipt) -> Result<(), Error> {
+pub fn verify(
+    places: Places<'_>,
+    attachment: &Attachment,
+    netns: &Netns,
+    receipt: &Receipt,
+) -> Result<(), Error> {
     ebpf::verify(places, attachment, netns, receipt)
 }
 

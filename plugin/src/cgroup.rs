@@ -35,8 +35,14 @@ impl Cgroups {
         }
         let root = state_dir.join("cgroup2");
         crate::bpf::programs::make_directory(&root)?;
-        nix::mount::mount(Some("cgroup2"), &root, Some("cgroup2"), nix::mount::MsFlags::empty(), None::<&str>)
-            .tried(|| format!("mount a cgroup2 hierarchy on {}", root.display()))?;
+        nix::mount::mount(
+            Some("cgroup2"),
+            &root,
+            Some("cgroup2"),
+            nix::mount::MsFlags::empty(),
+            None::<&str>,
+        )
+        .tried(|| format!("mount a cgroup2 hierarchy on {}", root.display()))?;
         Ok(Self { root })
     }
 
@@ -76,7 +82,8 @@ impl Cgroups {
             if !ancestor.starts_with(&self.root) {
                 break;
             }
-            let metadata = fs::metadata(ancestor).tried(|| format!("look at cgroup {}", ancestor.display()))?;
+            let metadata =
+                fs::metadata(ancestor).tried(|| format!("look at cgroup {}", ancestor.display()))?;
             ids.push(metadata.ino());
         }
         Ok(ids)
@@ -91,7 +98,8 @@ impl Cgroups {
         match openat2(root.as_fd(), relative, how) {
             Ok(_) => Ok(Some(self.root.join(relative))),
             Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => Ok(None),
-            Err(error) => Err(error).tried(|| format!("open cgroup {} under {}", relative.display(), self.root.display())),
+            Err(error) => Err(error)
+                .tried(|| format!("open cgroup {} under {}", relative.display(), self.root.display())),
         }
     }
 }

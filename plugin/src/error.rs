@@ -264,7 +264,10 @@ mod tests {
         let codes: BTreeSet<u32> = Kind::ALL.iter().map(|kind| kind.code()).collect();
         let names: BTreeSet<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
         let sentences: BTreeSet<&str> = Kind::ALL.iter().map(|kind| kind.msg()).collect();
-        assert_eq!((codes.len(), names.len(), sentences.len()), (Kind::ALL.len(), Kind::ALL.len(), Kind::ALL.len()));
+        assert_eq!(
+            (codes.len(), names.len(), sentences.len()),
+            (Kind::ALL.len(), Kind::ALL.len(), Kind::ALL.len())
+        );
         assert!(!codes.contains(&3) && !codes.contains(&0));
         assert!(Kind::ALL.iter().all(|kind| presentable(kind.msg()) == kind.msg()));
     }

@@ -26,10 +26,13 @@ pub trait Input: Read {
     fn wait(&mut self, patience: Duration) -> io::Result<bool>;
 }
 
+/// Looks an environment variable up.
+pub type Environment<'a> = Box<dyn Fn(&str) -> Option<OsString> + 'a>;
+
 /// The outside world of one run.
 pub struct Host<'a> {
     /// Value of an environment variable.
-    pub env: Box<dyn Fn(&str) -> Option<OsString> + 'a>,
+    pub env: Environment<'a>,
     /// Standard input: the network configuration.
     pub stdin: Box<dyn Input + 'a>,
     /// Standard output: the answer and nothing else.

@@ -67,10 +67,16 @@ pub fn interfaces_with_passthrough() -> Outcome<(Interfaces, bool)> {
         }
         match handle.address().add(lo, PASSTHROUGH.into(), 128).execute().await {
             // IPv6 is switched off on the loopback interface: nothing can be handed on there, with or without the address.
-            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EACCES => return Ok((found, false)),
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EACCES => {
+                return Ok((found, false));
+            }
             added => added.tried(|| format!("add {PASSTHROUGH}/128 to the pod's loopback interface"))?,
         }
-        found.addresses.push(OwnAddress { interface: "lo".to_owned(), ip: PASSTHROUGH.into(), broadcast: None });
+        found.addresses.push(OwnAddress {
+            interface: "lo".to_owned(),
+            ip: PASSTHROUGH.into(),
+            broadcast: None,
+        });
         Ok((found, true))
     })
 }
@@ -80,7 +86,12 @@ pub fn remove_passthrough() -> Outcome<()> {
     talk(async |handle| {
         let mut messages = handle.address().get().set_address_filter(PASSTHROUGH.into()).execute();
         while let Some(message) = messages.try_next().await.tried(|| "list the pod's addresses")? {
-            handle.address().del(message).execute().await.tried(|| format!("remove {PASSTHROUGH} from the pod"))?;
+            handle
+                .address()
+                .del(message)
+                .execute()
+                .await
+                .tried(|| format!("remove {PASSTHROUGH} from the pod"))?;
         }
         Ok(())
     })
@@ -188,7 +199,8 @@ fn route(message: &RouteMessage, names: &HashMap<u32, String>) -> Outcome<Option
     let v4 = message.header.address_family == netlink_packet_route::AddressFamily::Inet;
     let mut table = u32::from(message.header.table);
     let (mut metric, mut interface, mut source) = (0, None, None);
-    let mut destination: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let mut destination: IpAddr =
+        if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(number) => table = *number,
@@ -199,7 +211,9 @@ fn route(message: &RouteMessage, names: &HashMap<u32, String>) -> Outcome<Option
             _ => {}
         }
     }
-    let Some(interface) = interface.filter(|_| table == MAIN_TABLE && message.header.kind == RouteType::Unicast) else {
+    let Some(interface) =
+        interface.filter(|_| table == MAIN_TABLE && message.header.kind == RouteType::Unicast)
+    else {
         return Ok(None);
     };
     let destination = IpNetwork::new(destination, message.header.destination_prefix_length)

@@ -71,7 +71,9 @@ impl<'a> Lock<'a> {
                         "another run of the plugin held it for the whole time limit",
                     ));
                 }
-                Err(TryLockError::Error(error)) => return Err(error).tried(|| format!("lock {}", path.display())),
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).tried(|| format!("lock {}", path.display()));
+                }
             }
         }
     }

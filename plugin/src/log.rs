@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use nix::fcntl::OFlag;
 use shunt_api::{Level, Log};
-use slog::{Drain, LevelFilter, Logger, o};
+use slog::{Drain as _, LevelFilter, Logger, o};
 use slog_json::Json;
 
 /// A file that has reached this size becomes `<file>.1`, in place of the one before.

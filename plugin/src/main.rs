@@ -12,14 +12,17 @@ fn main() -> ExitCode {
         if std::env::var_os("CNI_COMMAND").is_some_and(|command| command == "DEL") {
             // A DEL that fails keeps the plugins before us from releasing the pod's address; the next one finds what is left.
             drop(writeln!(std::io::stderr(), "shunt: {panic}"));
-            #[expect(clippy::exit, reason = "as below")]
+            #[expect(clippy::disallowed_methods, reason = "as below")]
             std::process::exit(0);
         }
         if !host::answered() {
             // There is nobody else to tell when standard output is closed.
             drop(Stdout.write_all(reply::panic_document(&panic.to_string()).as_bytes()));
         }
-        #[expect(clippy::exit, reason = "release builds abort after the hook: a signal is no exit code and leaves a core dump")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "release builds abort after the hook: a signal is no exit code and leaves a core dump"
+        )]
         std::process::exit(1);
     }));
     ExitCode::from(run(&mut Host::of_process(), &Node::new()))

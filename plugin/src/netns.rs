@@ -47,7 +47,10 @@ impl Netns {
             .tried(|| format!("open network namespace {}", path.display()))?;
         let kind = nix::sys::statfs::fstatfs(&file).tried(|| format!("ask what {} is", path.display()))?;
         if kind.filesystem_type() != nix::sys::statfs::NSFS_MAGIC {
-            return Err(Fault::new(format!("use {} as network namespace", path.display()), "it is not a namespace file"));
+            return Err(Fault::new(
+                format!("use {} as network namespace", path.display()),
+                "it is not a namespace file",
+            ));
         }
         let identity = identity(&file, path)?;
         Ok(Self { file, path: path.to_owned(), identity })
@@ -74,9 +77,9 @@ impl Netns {
                     work()
                 })
                 .tried(|| "start a thread for the pod's network namespace")?;
-            inside
-                .join()
-                .unwrap_or_else(|_| Err(Fault::new("work inside the pod's network namespace", "the thread panicked")))
+            inside.join().unwrap_or_else(|_| {
+                Err(Fault::new("work inside the pod's network namespace", "the thread panicked"))
+            })
         })
     }
 
@@ -112,5 +115,9 @@ pub fn cookie_of_thread() -> Outcome<u64> {
             &raw mut length,
         )
     };
-    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()).tried(|| "ask for the network namespace's cookie") }
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error()).tried(|| "ask for the network namespace's cookie")
+    }
 }

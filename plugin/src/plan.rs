@@ -79,8 +79,11 @@ impl Plan {
     /// [`Kind::Config`] naming the key that must be there and is not.
     pub(crate) fn new(frame: Frame, redirect: Redirect) -> Result<Self, Error> {
         let Frame { mesh, tunnel_port, before_proxy, dns, udp } = frame;
-        let missing = |key: &str| Error::new(Kind::Config, format!("key \"redirect.{key}\": must be set for mesh \"{mesh}\""));
-        let networks = |list: Option<Vec<shunt_api::Network>>| list.into_iter().flatten().map(IpNetwork::from).collect();
+        let missing = |key: &str| {
+            Error::new(Kind::Config, format!("key \"redirect.{key}\": must be set for mesh \"{mesh}\""))
+        };
+        let networks =
+            |list: Option<Vec<shunt_api::Network>>| list.into_iter().flatten().map(IpNetwork::from).collect();
         let outbound_port = redirect.outbound_port.ok_or_else(|| missing("outboundPort"))?.get();
         let inbound_port = redirect.inbound_port.ok_or_else(|| missing("inboundPort"))?.get();
         let dns = match (dns, redirect.dns_port) {
@@ -88,21 +91,23 @@ impl Plan {
             (true, Some(port)) => Some(port.get()),
             (true, None) => return Err(missing("dnsPort")),
         };
-        let exempt_uids = redirect.proxy_uids.unwrap_or_default();
-        let exempt_gids = redirect.proxy_gids.unwrap_or_default();
-        if exempt_uids.is_empty() && exempt_gids.is_empty() {
+        let uids = redirect.proxy_uids.unwrap_or_default();
+        let gids = redirect.proxy_gids.unwrap_or_default();
+        if uids.is_empty() && gids.is_empty() {
             // Without one the proxy's own connections would go to the proxy.
             return Err(Error::new(
                 Kind::Config,
-                format!("keys \"redirect.proxyUids\" and \"redirect.proxyGids\": one of them must hold an id for mesh \"{mesh}\""),
+                format!(
+                    "keys \"redirect.proxyUids\" and \"redirect.proxyGids\": one of them must hold an id for mesh \"{mesh}\""
+                ),
             ));
         }
         Ok(Self {
             mesh,
             outbound_port,
             inbound_port,
-            exempt_uids,
-            exempt_gids,
+            exempt_uids: uids,
+            exempt_gids: gids,
             outbound: Outbound {
                 cidrs: redirect.include_outbound_cidrs.unwrap_or(Include::All).map(IpNetwork::from),
                 exclude_cidrs: networks(redirect.exclude_outbound_cidrs),

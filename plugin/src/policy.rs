@@ -69,11 +69,16 @@ impl fmt::Display for Reason {
 /// [`Kind::Unsupported`] for what an annotation may ask for and this version cannot do. Annotations other than a marker
 /// are looked at only when the pod is selected.
 pub fn decide(pod: &PodRef, annotations: &Annotations, settings: &Settings) -> Result<Decision, Error> {
-    if let Some(namespace) = pod.namespace.as_ref().filter(|namespace| settings.exclude_namespaces.contains(namespace)) {
+    if let Some(namespace) =
+        pod.namespace.as_ref().filter(|namespace| settings.exclude_namespaces.contains(namespace))
+    {
         return Ok(Decision::Skip(Reason::NamespaceExcluded { namespace: namespace.clone() }));
     }
     let profile = profile::of(settings.mesh).ok_or_else(|| {
-        Error::new(Kind::Unsupported, format!("key \"mesh\": \"{}\" is not available in this version", settings.mesh))
+        Error::new(
+            Kind::Unsupported,
+            format!("key \"mesh\": \"{}\" is not available in this version", settings.mesh),
+        )
     })?;
     // A bad marker is an error even where the marker does not decide.
     let gate = (profile.gate)(annotations)?;

@@ -40,7 +40,8 @@ pub fn restore(before: &str) -> Outcome<()> {
 fn range_ends_below() -> Outcome<bool> {
     let range = fs::read_to_string(RANGE).tried(|| format!("read {RANGE}"))?;
     let last = range.split_whitespace().nth(1).and_then(|last| last.parse::<u16>().ok());
-    last.map(|last| last < FIRST).ok_or_else(|| Fault::new(format!("read {RANGE}"), format!("it says {range:?}")))
+    last.map(|last| last < FIRST)
+        .ok_or_else(|| Fault::new(format!("read {RANGE}"), format!("it says {range:?}")))
 }
 
 /// The list with the virtual ports on it, in the kernel's own form (sorted, merged); `None` if they are all on it already.
@@ -54,11 +55,15 @@ fn with_virtual_ports(list: &str) -> Option<String> {
     let mut merged: Vec<(u16, u16)> = Vec::new();
     for (first, last) in ranges {
         match merged.last_mut() {
-            Some(previous) if u32::from(first) <= u32::from(previous.1) + 1 => previous.1 = previous.1.max(last),
+            Some(previous) if u32::from(first) <= u32::from(previous.1) + 1 => {
+                previous.1 = previous.1.max(last);
+            }
             _ => merged.push((first, last)),
         }
     }
-    let text = |(first, last): &(u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    let text = |(first, last): &(u16, u16)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
     Some(merged.iter().map(text).collect::<Vec<_>>().join(","))
 }
 

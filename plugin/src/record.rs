@@ -80,18 +80,22 @@ impl<'a> Records<'a> {
     pub fn read(&self, name: &str) -> Outcome<Option<Record>> {
         let path = self.path(name);
         let what = || format!("read record {}", path.display());
-        let file = match File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).tried(what),
-        };
+        let file =
+            match File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error).tried(what),
+            };
         let mut text = String::new();
         file.take(LIMIT).read_to_string(&mut text).tried(what)?;
         let record: Record = serde_json::from_str(&text).tried(what)?;
         if record.version == VERSION {
             Ok(Some(record))
         } else {
-            Err(Fault::new(what(), format!("it is of version {}, this plugin writes {VERSION}", record.version)))
+            Err(Fault::new(
+                what(),
+                format!("it is of version {}, this plugin writes {VERSION}", record.version),
+            ))
         }
     }
 
@@ -105,10 +109,9 @@ impl<'a> Records<'a> {
         let text = serde_json::to_vec(record).tried(what)?;
         // What a killed write left, or whatever else stands there: opening a fifo would wait for a reader.
         discard(&temporary).tried(what)?;
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary).tried(what)?;
-        let written = file
-            .write_all(&text)
-            .and_then(|()| fs::rename(&temporary, &path));
+        let mut file =
+            File::options().write(true).create_new(true).mode(0o600).open(&temporary).tried(what)?;
+        let written = file.write_all(&text).and_then(|()| fs::rename(&temporary, &path));
         if written.is_err() {
             // The first error is the one to tell.
             let _later = fs::remove_file(&temporary);
@@ -133,7 +136,9 @@ fn discard(path: &Path) -> io::Result<()> {
         _ => fs::remove_file(path),
     };
     match removed {
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Err(error),
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(error)
+        }
         _ => Ok(()),
     }
 }

@@ -22,7 +22,9 @@ impl Settings {
     /// [`Kind::Config`] naming the key.
     pub fn new(entry: Entry) -> Result<Self, Error> {
         let refused = |key: &str, why: &str| Err(Error::new(Kind::Config, format!("key \"{key}\": {why}")));
-        for (key, path) in [("stateDir", &entry.state_dir), ("bpfDir", &entry.bpf_dir), ("log.file", &entry.log.file)] {
+        for (key, path) in
+            [("stateDir", &entry.state_dir), ("bpfDir", &entry.bpf_dir), ("log.file", &entry.log.file)]
+        {
             if !is_sane_path(path) {
                 return refused(key, "must be an absolute path of less than 4096 bytes");
             }
@@ -31,7 +33,9 @@ impl Settings {
             return refused("excludeNamespaces", "must not hold an empty name");
         }
         let redirect = &entry.redirect;
-        for (key, ids) in [("redirect.proxyUids", &redirect.proxy_uids), ("redirect.proxyGids", &redirect.proxy_gids)] {
+        for (key, ids) in
+            [("redirect.proxyUids", &redirect.proxy_uids), ("redirect.proxyGids", &redirect.proxy_gids)]
+        {
             if ids.iter().flatten().any(|id| *id == u32::MAX) {
                 return refused(key, "4294967295 is nobody's id");
             }
@@ -124,7 +128,12 @@ mod tests {
             assert_eq!(error.kind(), Kind::Unsupported);
             assert!(error.details().contains(key) && error.details().contains(value), "{}", error.details());
         }
-        for entry in [json!({}), json!({"mesh": "custom"}), json!({"backend": "ebpf"}), json!({"failurePolicy": "open"})] {
+        for entry in [
+            json!({}),
+            json!({"mesh": "custom"}),
+            json!({"backend": "ebpf"}),
+            json!({"failurePolicy": "open"}),
+        ] {
             assert!(unsupported(&settings(entry).expect("valid")).is_ok());
         }
     }

@@ -29,7 +29,8 @@ struct Extent {
 pub fn outside(netns: &Netns, uids: &[u32], gids: &[u32]) -> Outcome<ProxyIds> {
     let owner = owner(netns)?;
     let ours = File::open("/proc/self/ns/user").tried(|| "open this process's user namespace")?;
-    let inode = |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).tried(|| "look at a user namespace");
+    let inode =
+        |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).tried(|| "look at a user namespace");
     if inode(&owner)? == inode(&ours)? {
         return Ok(ProxyIds { uids: uids.to_vec(), gids: gids.to_vec() });
     }
@@ -81,9 +82,9 @@ fn maps_of(userns: &File) -> Outcome<(Vec<Extent>, Vec<Extent>)> {
             }
             waitpid(child, None).tried(|| "wait for the child in the pod's user namespace")?;
             heard?;
-            let (uids, gids) = text
-                .split_once('\0')
-                .ok_or_else(|| Fault::new("read the pod's user namespace", "its id maps could not be read"))?;
+            let (uids, gids) = text.split_once('\0').ok_or_else(|| {
+                Fault::new("read the pod's user namespace", "its id maps could not be read")
+            })?;
             Ok((extents(uids)?, extents(gids)?))
         }
     }
@@ -91,7 +92,11 @@ fn maps_of(userns: &File) -> Outcome<(Vec<Extent>, Vec<Extent>)> {
 
 fn tell(userns: &File, writer: OwnedFd) -> std::io::Result<()> {
     setns(userns, CloneFlags::CLONE_NEWUSER)?;
-    let text = format!("{}\0{}", std::fs::read_to_string("/proc/self/uid_map")?, std::fs::read_to_string("/proc/self/gid_map")?);
+    let text = format!(
+        "{}\0{}",
+        std::fs::read_to_string("/proc/self/uid_map")?,
+        std::fs::read_to_string("/proc/self/gid_map")?
+    );
     File::from(writer).write_all(text.as_bytes())
 }
 
@@ -122,8 +127,17 @@ fn translated(what: &str, ids: &[u32], map: &[Extent]) -> Outcome<Vec<u32>> {
     ids.iter()
         .map(|id| {
             map.iter()
-                .find_map(|e| id.checked_sub(e.inside).filter(|offset| *offset < e.count).map(|offset| e.outside + offset))
-                .ok_or_else(|| Fault::new(format!("map the proxy's {what} {id}"), "the pod's user namespace has no such id"))
+                .find_map(|e| {
+                    id.checked_sub(e.inside)
+                        .filter(|offset| *offset < e.count)
+                        .map(|offset| e.outside + offset)
+                })
+                .ok_or_else(|| {
+                    Fault::new(
+                        format!("map the proxy's {what} {id}"),
+                        "the pod's user namespace has no such id",
+                    )
+                })
         })
         .collect()
 }

@@ -62,12 +62,14 @@ fn lock_name(attachment: &str) -> String {
 
 /// True if anything is known of the attachment called `name`.
 fn known(places: Places<'_>, name: &str) -> Result<bool, Error> {
-    Ok(Records::new(places.state_dir).exists(name) || crate::backend::attachments(places)?.iter().any(|known| known == name))
+    Ok(Records::new(places.state_dir).exists(name)
+        || crate::backend::attachments(places)?.iter().any(|known| known == name))
 }
 
 /// Opens the pod's namespace and refuses the host's own: rules there would catch the node.
 fn pod_netns(path: &Path) -> Result<Netns, Error> {
-    let netns = Netns::open(path).failed(Kind::Netns, || "opening the pod's network namespace (CNI_NETNS)")?;
+    let netns =
+        Netns::open(path).failed(Kind::Netns, || "opening the pod's network namespace (CNI_NETNS)")?;
     let own = Netns::own().failed(Kind::Netns, || "opening the plugin's own network namespace")?;
     if netns.identity() == own.identity() {
         let text = format!("CNI_NETNS {} is the network namespace the plugin itself runs in", path.display());
@@ -81,6 +83,8 @@ fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Error>
     let removed = crate::backend::remove(places, locks, name);
     // The record goes only when nothing is left that it describes.
     removed.and_then(|()| {
-        Records::new(places.state_dir).remove(name).failed(Kind::Record, || "removing the attachment's record")
+        Records::new(places.state_dir)
+            .remove(name)
+            .failed(Kind::Record, || "removing the attachment's record")
     })
 }

@@ -3,7 +3,11 @@
 //!
 //! All of them take turns in one run on one machine; what counts is the ratio of medians. `RUNS=300 make bench`.
 
-#![expect(clippy::print_stdout, clippy::expect_used, reason = "a bench prints its figures and stops where it cannot measure")]
+#![expect(
+    clippy::print_stdout,
+    clippy::expect_used,
+    reason = "a bench prints its figures and stops where it cannot measure"
+)]
 
 use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -30,13 +34,13 @@ fn main() {
     let neighbour = node.pod(&world, Shape::dual());
     node.add(&neighbour);
     let mut series = [
-        Series::new("nothing (static, reads stdin)", nothing(&node), "ADD", answerless()),
-        Series::new("shunt ADD", bin::shunt(), "ADD", node.config(&pod, true)),
-        Series::new("shunt CHECK", bin::shunt(), "CHECK", node.config(&pod, true)),
-        Series::new("shunt DEL", bin::shunt(), "DEL", node.config(&pod, true)),
-        Series::new("tuning ADD", tuning(), "ADD", tuning_config(&node, &pod)),
-        Series::new("tuning CHECK", tuning(), "CHECK", tuning_config(&node, &pod)),
-        Series::new("tuning DEL", tuning(), "DEL", tuning_config(&node, &pod)),
+        Series::new("nothing (static, reads stdin)", nothing(&node), "ADD", &answerless()),
+        Series::new("shunt ADD", bin::shunt(), "ADD", &node.config(&pod, true)),
+        Series::new("shunt CHECK", bin::shunt(), "CHECK", &node.config(&pod, true)),
+        Series::new("shunt DEL", bin::shunt(), "DEL", &node.config(&pod, true)),
+        Series::new("tuning ADD", tuning(), "ADD", &tuning_config(&node, &pod)),
+        Series::new("tuning CHECK", tuning(), "CHECK", &tuning_config(&node, &pod)),
+        Series::new("tuning DEL", tuning(), "DEL", &tuning_config(&node, &pod)),
     ];
     for _ in 0..runs {
         for one in &mut series {
@@ -57,7 +61,7 @@ struct Series {
 }
 
 impl Series {
-    fn new(name: &'static str, program: PathBuf, verb: &'static str, config: Value) -> Self {
+    fn new(name: &'static str, program: PathBuf, verb: &'static str, config: &Value) -> Self {
         Self { name, program, verb, config: config.to_string(), times: Vec::new(), peak_kib: 0 }
     }
 
@@ -72,8 +76,14 @@ impl Series {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let started = Instant::now();
+        #[expect(clippy::zombie_processes, reason = "waited for below, by the call that also tells its peak memory")]
         let mut child = command.spawn().expect("the program starts");
-        child.stdin.take().expect("stdin is piped").write_all(self.config.as_bytes()).expect("it reads its input");
+        child
+            .stdin
+            .take()
+            .expect("stdin is piped")
+            .write_all(self.config.as_bytes())
+            .expect("it reads its input");
         let (status, peak) = wait(&child);
         self.times.push(started.elapsed());
         self.peak_kib = self.peak_kib.max(peak);
@@ -83,7 +93,12 @@ impl Series {
     fn at(&self, share: f64) -> Duration {
         let mut sorted = self.times.clone();
         sorted.sort_unstable();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "an index"
+        )]
         let index = ((sorted.len() - 1) as f64 * share) as usize;
         sorted.get(index).copied().unwrap_or_default()
     }
@@ -114,7 +129,14 @@ fn nothing(node: &Node) -> PathBuf {
     let program = directory.join("nothing");
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let built = Command::new(rustc)
-        .args(["--edition=2024", "-Copt-level=3", "-Cpanic=abort", "-Cstrip=symbols", "-Ctarget-feature=+crt-static", "-o"])
+        .args([
+            "--edition=2024",
+            "-Copt-level=3",
+            "-Cpanic=abort",
+            "-Cstrip=symbols",
+            "-Ctarget-feature=+crt-static",
+            "-o",
+        ])
         .arg(&program)
         .arg(&source)
         .status()
@@ -125,7 +147,9 @@ fn nothing(node: &Node) -> PathBuf {
 
 /// The reference plugin, where `make deps` put it.
 fn tuning() -> PathBuf {
-    let path = std::env::var_os("CNI_BIN").map(PathBuf::from).expect("CNI_BIN names the reference plugins: `make bench` sets it");
+    let path = std::env::var_os("CNI_BIN")
+        .map(PathBuf::from)
+        .expect("CNI_BIN names the reference plugins: `make bench` sets it");
     let program = Path::new(&path).join("tuning");
     assert!(program.is_file(), "{} is missing: run `make deps`", program.display());
     program
@@ -143,10 +167,14 @@ fn tuning_config(node: &Node, pod: &Pod) -> Value {
 }
 
 fn report(series: &[Series], runs: usize) {
-    let base = |name: &str| series.iter().find(|one| one.name == name).map_or(Duration::MAX, |one| one.at(0.5));
+    let base =
+        |name: &str| series.iter().find(|one| one.name == name).map_or(Duration::MAX, |one| one.at(0.5));
     let nothing = base("nothing (static, reads stdin)");
     println!("{runs} runs each, in turns; whole processes, spawn to exit\n");
-    println!("{:<32} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}", "", "median", "p10", "p90", "/nothing", "/tuning", "peak KiB");
+    println!(
+        "{:<32} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "", "median", "p10", "p90", "/nothing", "/tuning", "peak KiB"
+    );
     for one in series {
         let median = one.at(0.5);
         let twin = base(&format!("tuning {}", one.verb));

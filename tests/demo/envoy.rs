@@ -118,7 +118,7 @@ pub(crate) fn access(site: &Site, client: SocketAddr) -> Outcome<Access> {
 }
 
 /// Two listeners that ask the kernel where the client wanted to go, and go there. Inbound connections are made from
-/// 127.0.0.6 and ::6, so that they are not taken for the app's own.
+/// 127.0.0.6 and `::6`, so that they are not taken for the app's own.
 fn bootstrap() -> Value {
     let both = |port: u16| {
         json!({

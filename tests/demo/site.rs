@@ -287,10 +287,9 @@ pub(crate) fn remove_left_behind() {
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(pid) = name.strip_prefix(PREFIX) else { continue };
-        if !Path::new("/proc").join(pid).exists() && !entry.path().join(KEPT).exists() {
-            if let Err(error) = Site::named(&name).and_then(|site| site.remove()) {
-                eprintln!("demo: what {name} left: {error}");
-            }
+        let abandoned = !Path::new("/proc").join(pid).exists() && !entry.path().join(KEPT).exists();
+        if abandoned && let Err(error) = Site::named(&name).and_then(|site| site.remove()) {
+            eprintln!("demo: what {name} left: {error}");
         }
     }
 }

@@ -220,7 +220,11 @@ fn eprint_log(path: &Path) {
 }
 
 /// What the kernel has and counted for each pod: why a connection went where it did.
-#[expect(clippy::print_stderr, clippy::use_debug, reason = "shown by the test runner only for a test that failed")]
+#[expect(
+    clippy::print_stderr,
+    clippy::use_debug,
+    reason = "shown by the test runner only for a test that failed"
+)]
 fn eprint_kernel(bpf_dir: &Path) {
     for layout in shunt::bpf::pins::Layout::all(bpf_dir).unwrap_or_default() {
         for name in layout.attachments().unwrap_or_default() {

@@ -60,7 +60,10 @@ impl Address {
     /// Equality usable in `const` and free of a `memcmp` call in the kernel.
     #[inline(always)]
     pub const fn same(self, other: Self) -> bool {
-        self.0[0] == other.0[0] && self.0[1] == other.0[1] && self.0[2] == other.0[2] && self.0[3] == other.0[3]
+        self.0[0] == other.0[0]
+            && self.0[1] == other.0[1]
+            && self.0[2] == other.0[2]
+            && self.0[3] == other.0[3]
     }
 
     /// From the standard library's address; a v4-mapped IPv6 address is the IPv4 one.
@@ -84,8 +87,12 @@ impl Address {
 
     /// The 16 bytes in network order.
     pub const fn bytes(self) -> [u8; 16] {
-        let [a, b, c, d] =
-            [self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes(), self.0[2].to_ne_bytes(), self.0[3].to_ne_bytes()];
+        let [a, b, c, d] = [
+            self.0[0].to_ne_bytes(),
+            self.0[1].to_ne_bytes(),
+            self.0[2].to_ne_bytes(),
+            self.0[3].to_ne_bytes(),
+        ];
         [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
     }
 
@@ -121,7 +128,8 @@ mod tests {
         ] {
             let ip: IpAddr = text.parse().unwrap();
             let address = Address::from_ip(ip);
-            let seen = (address.is_v4(), address.is_loopback(), address.is_unspecified(), address.is_multicast());
+            let seen =
+                (address.is_v4(), address.is_loopback(), address.is_unspecified(), address.is_multicast());
             assert_eq!(seen, (v4, loopback, unspecified, multicast), "{text}");
             assert_eq!(address.ip(), ip.to_canonical(), "{text}");
             assert_eq!(Address::from_bytes(address.bytes()), address, "{text}");

@@ -163,7 +163,10 @@ fn outbound_lists(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) ->
 #[inline(always)]
 fn of_proxy(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> Verdict {
     let destination = connection.destination;
-    if destination.is_unspecified() || destination.same(Address::LOOPBACK4) || destination.same(Address::LOOPBACK6) {
+    if destination.is_unspecified()
+        || destination.same(Address::LOOPBACK4)
+        || destination.same(Address::LOOPBACK6)
+    {
         return Verdict::Pass(Reason::Exempt);
     }
     let delivered = destination.is_loopback() || own_bits(rules, destination) & bit::OWN != 0;

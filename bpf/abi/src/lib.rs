@@ -8,8 +8,14 @@
 //!   kernel compares and copies bytes.
 //! * A change to any name or layout here is a new [`VERSION`].
 #![no_std]
-#![expect(clippy::inline_always, reason = "kernel programs are small and their stack is 512 bytes: a call costs more than it saves")]
-#![expect(clippy::cast_possible_truncation, reason = "const functions have no try_from; each cast keeps the bits its line is about")]
+#![expect(
+    clippy::inline_always,
+    reason = "kernel programs are small and their stack is 512 bytes: a call costs more than it saves"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "const functions have no try_from; each cast keeps the bits its line is about"
+)]
 #![cfg_attr(feature = "user", expect(unsafe_code, reason = "aya::Pod is an unsafe marker for plain data"))]
 
 #[cfg(test)]
@@ -25,7 +31,7 @@ mod rule;
 pub mod virtual_port;
 
 pub use address::Address;
-pub use flow::{ListenerKey, PairKey, Pair, SocketState, role, slot, LISTENERS_PER_SLOT};
+pub use flow::{LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, SocketState, role, slot};
 pub use pod::{Counters, PodConfig, PodKey, flag};
 pub use reason::Reason;
 pub use rule::{Rule, RuleKey, TrieKey, bit, kind};

@@ -12,7 +12,8 @@ use crate::{Include, Network, PortRange, paths};
 /// `runtimeConfig` and `prevResult` there and leaves `type` and `capabilities` in; `args` and `ipam` are conventions of
 /// CNI that callers with typed configurations write even when they are empty. CNI's `dns` object is *not* tolerated: the
 /// key is ours, and a boolean. So are all keys that begin with [`RESERVED_PREFIX`].
-pub const TOLERATED: [&str; 8] = ["type", "name", "cniVersion", "capabilities", "runtimeConfig", "prevResult", "args", "ipam"];
+pub const TOLERATED: [&str; 8] =
+    ["type", "name", "cniVersion", "capabilities", "runtimeConfig", "prevResult", "args", "ipam"];
 
 /// Keys that begin so are reserved to CNI (`cni.dev/valid-attachments` and what may come).
 pub const RESERVED_PREFIX: &str = "cni.dev/";
@@ -294,8 +295,10 @@ impl Entry {
                 message: "must be true or false: in this entry the key says whether DNS is captured, CNI's object of name servers has no place here".to_owned(),
             });
         }
-        serde_path_to_error::deserialize(Value::Object(own))
-            .map_err(|error| EntryError { path: error.path().to_string(), message: error.into_inner().to_string() })
+        serde_path_to_error::deserialize(Value::Object(own)).map_err(|error| EntryError {
+            path: error.path().to_string(),
+            message: error.into_inner().to_string(),
+        })
     }
 }
 
@@ -351,10 +354,16 @@ mod tests {
     #[test]
     fn every_word_is_read() {
         for mesh in Mesh::ALL {
-            assert_eq!(Entry::from_object(&object(json!({"mesh": mesh.as_str()}))).expect("valid").mesh, *mesh);
+            assert_eq!(
+                Entry::from_object(&object(json!({"mesh": mesh.as_str()}))).expect("valid").mesh,
+                *mesh
+            );
         }
         for backend in Backend::ALL {
-            assert_eq!(Entry::from_object(&object(json!({"backend": backend.as_str()}))).expect("valid").backend, *backend);
+            assert_eq!(
+                Entry::from_object(&object(json!({"backend": backend.as_str()}))).expect("valid").backend,
+                *backend
+            );
         }
     }
 
@@ -379,7 +388,9 @@ mod tests {
         .expect("valid");
         assert_eq!(entry.redirect.include_inbound_ports, Some(Include::All));
         assert_eq!(entry.redirect.exclude_outbound_ports.map(|list| list.len()), Some(20_000));
-        assert!(matches!(entry.redirect.include_outbound_cidrs, Some(Include::Only(list)) if list.len() == 3));
+        assert!(
+            matches!(entry.redirect.include_outbound_cidrs, Some(Include::Only(list)) if list.len() == 3)
+        );
     }
 
     #[test]
@@ -397,7 +408,10 @@ mod tests {
             (json!({"redirect": {"outboundPort": "15001"}}), "redirect.outboundPort"),
             (json!({"redirect": {"proxyUids": [1, -1]}}), "redirect.proxyUids[1]"),
             (json!({"redirect": {"excludeOutboundPorts": [1, 2, "x"]}}), "redirect.excludeOutboundPorts[2]"),
-            (json!({"redirect": {"includeOutboundCidrs": ["10.0.0.0/8", "10.0.0.0/40"]}}), "redirect.includeOutboundCidrs[1]"),
+            (
+                json!({"redirect": {"includeOutboundCidrs": ["10.0.0.0/8", "10.0.0.0/40"]}}),
+                "redirect.includeOutboundCidrs[1]",
+            ),
             (json!({"redirect": {"includeInboundPorts": "80"}}), "redirect.includeInboundPorts"),
             (json!({"log": {"level": "loud"}}), "log.level"),
             (json!({"log": {"colour": true}}), "log.colour"),

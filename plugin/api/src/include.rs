@@ -51,7 +51,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Include<T> {
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                if text == "*" { Ok(Include::All) } else { Err(E::custom(format_args!("{text:?} is neither \"*\" nor a list"))) }
+                if text == "*" {
+                    Ok(Include::All)
+                } else {
+                    Err(E::custom(format_args!("{text:?} is neither \"*\" nor a list")))
+                }
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {

@@ -9,7 +9,9 @@ pub mod network;
 pub mod paths;
 pub mod port_range;
 
-pub use entry::{Backend, BeforeProxy, Entry, EntryError, FailurePolicy, Level, Log, Mesh, Redirect, Select, Udp};
+pub use entry::{
+    Backend, BeforeProxy, Entry, EntryError, FailurePolicy, Level, Log, Mesh, Redirect, Select, Udp,
+};
 pub use include::Include;
 pub use network::Network;
 pub use port_range::PortRange;

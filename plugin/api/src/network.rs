@@ -55,12 +55,15 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Self, NetworkError> {
         let bad = || NetworkError { text: crate::entry::shortened(text) };
         let trimmed = text.trim();
-        let (address, bits) = trimmed.split_once('/').map_or((trimmed, None), |(address, bits)| (address, Some(bits)));
+        let (address, bits) =
+            trimmed.split_once('/').map_or((trimmed, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().ok().ok_or_else(bad)?;
         let widest = if address.is_ipv4() { 32 } else { 128 };
         let bits = match bits {
             None => widest,
-            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok().ok_or_else(bad)?,
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                digits.parse().ok().ok_or_else(bad)?
+            }
             Some(_) => return Err(bad()),
         };
         IpNetwork::new(address, bits).ok().map(Self::normalised).ok_or_else(bad)
@@ -112,13 +115,28 @@ mod tests {
             ("::ffff:0:0/96", "0.0.0.0/0"),
             ("::ffff:0:0/90", "::ffc0:0:0/90"),
         ] {
-            assert_eq!(written.parse::<Network>().map(|network| network.to_string()).as_deref(), Ok(form), "{written}");
+            assert_eq!(
+                written.parse::<Network>().map(|network| network.to_string()).as_deref(),
+                Ok(form),
+                "{written}"
+            );
         }
     }
 
     #[test]
     fn what_is_not_a_network() {
-        for text in ["", "*", "10.0.0.0/", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/255.0.0.0", "10.0.0.0/+8", "fe80::1%eth0", "a"] {
+        for text in [
+            "",
+            "*",
+            "10.0.0.0/",
+            "10.0.0.0/33",
+            "10.0.0/8",
+            "::/129",
+            "10.0.0.0/255.0.0.0",
+            "10.0.0.0/+8",
+            "fe80::1%eth0",
+            "a",
+        ] {
             assert!(text.parse::<Network>().is_err(), "{text}");
         }
     }

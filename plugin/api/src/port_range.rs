@@ -51,7 +51,11 @@ impl PortRange {
 
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
     }
 }
 
@@ -80,7 +84,11 @@ impl FromStr for PortRange {
 
 impl Serialize for PortRange {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.first == self.last { serializer.serialize_u16(self.first) } else { serializer.collect_str(self) }
+        if self.first == self.last {
+            serializer.serialize_u16(self.first)
+        } else {
+            serializer.collect_str(self)
+        }
     }
 }
 
@@ -119,10 +127,31 @@ mod tests {
 
     #[test]
     fn what_is_a_range() {
-        for (text, first, last) in [("80", 80, 80), (" 80 ", 80, 80), ("8000-8999", 8000, 8999), ("1 - 65535", 1, 65535), ("007", 7, 7)] {
+        for (text, first, last) in [
+            ("80", 80, 80),
+            (" 80 ", 80, 80),
+            ("8000-8999", 8000, 8999),
+            ("1 - 65535", 1, 65535),
+            ("007", 7, 7),
+        ] {
             assert_eq!(text.parse().ok(), PortRange::new(first, last), "{text}");
         }
-        for text in ["", "0", "65536", "-1", "1-", "-", "2-1", "0-5", "80,81", "+80", "8 0", "1-2-3", "http", "99999999999999999999"] {
+        for text in [
+            "",
+            "0",
+            "65536",
+            "-1",
+            "1-",
+            "-",
+            "2-1",
+            "0-5",
+            "80,81",
+            "+80",
+            "8 0",
+            "1-2-3",
+            "http",
+            "99999999999999999999",
+        ] {
             assert!(text.parse::<PortRange>().is_err(), "{text}");
         }
     }

@@ -55,7 +55,8 @@ impl Changes {
 pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
     let name = job.attachment.pin_name();
     let locks = Lock::new(places.state_dir, job.deadline);
-    let cgroups = Cgroups::find(places.state_dir).failed(Kind::Capability, || "finding the cgroup2 hierarchy")?;
+    let cgroups =
+        Cgroups::find(places.state_dir).failed(Kind::Capability, || "finding the cgroup2 hierarchy")?;
     let cgroup = cgroups
         .resolve(job.cgroup_path, job.pod_uid)
         .failed(Kind::Config, || "finding the pod's cgroup (runtimeConfig.cgroupPath)")?;
@@ -63,7 +64,10 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
         .failed(Kind::Netns, || "translating the proxy's ids")?;
     let seen = job.netns.run(look).failed(Kind::Netns, || "looking at the pod's network namespace")?;
     if !has_address(&seen.interfaces) {
-        return Err(Error::new(Kind::Attach, "no interface of the pod has an address: chain shunt after the plugin that assigns one"));
+        return Err(Error::new(
+            Kind::Attach,
+            "no interface of the pod has an address: chain shunt after the plugin that assigns one",
+        ));
     }
     let layout = programs(places, job, &locks, &cgroups, &cgroup)?;
     let pins = PodPins { layout: &layout, name: &name, cookie: seen.cookie };
@@ -125,7 +129,8 @@ fn programs(
             return Ok(layout);
         }
     }
-    ensure(places.bpf_dir, locks, cgroups, Some(&cgroup.all_pods)).failed(Kind::Load, || "loading the shared programs")
+    ensure(places.bpf_dir, locks, cgroups, Some(&cgroup.all_pods))
+        .failed(Kind::Load, || "loading the shared programs")
 }
 
 /// Writes, attaches and verifies; returns the generation written.
@@ -137,7 +142,8 @@ fn capture(
     cgroup: &PodCgroup,
 ) -> Result<u32, Error> {
     pins.prepare().failed(Kind::Attach, || "making a place for the pod's pins")?;
-    let before = configuration(pins.layout, pins.cookie).failed(Kind::Attach, || "reading the map of pods")?;
+    let before =
+        configuration(pins.layout, pins.cookie).failed(Kind::Attach, || "reading the map of pods")?;
     let generation = before.map_or(1, |config| config.generation.wrapping_add(1));
     let wanted = encoded(job.plan, &seen.interfaces, job.attachment.ifname(), ids, generation);
     pins.write(&wanted).failed(Kind::Attach, || "writing the pod's map entries")?;
@@ -148,7 +154,8 @@ fn capture(
 }
 
 fn read_back(pins: &PodPins<'_>, netns: &Netns, wanted: &Encoded) -> Result<(), Error> {
-    let config = configuration(pins.layout, pins.cookie).failed(Kind::Verify, || "reading the pod's configuration back")?;
+    let config = configuration(pins.layout, pins.cookie)
+        .failed(Kind::Verify, || "reading the pod's configuration back")?;
     if config != Some(wanted.config) {
         return Err(Error::new(Kind::Verify, "the kernel's configuration of the pod is not the one written"));
     }
@@ -186,7 +193,12 @@ fn remove_others(places: Places<'_>, layout: &Layout, name: &str, cookie: u64) -
 }
 
 /// See [`super::verify`].
-pub fn verify(places: Places<'_>, attachment: &Attachment, netns: &Netns, receipt: &Receipt) -> Result<(), Error> {
+pub fn verify(
+    places: Places<'_>,
+    attachment: &Attachment,
+    netns: &Netns,
+    receipt: &Receipt,
+) -> Result<(), Error> {
     let Receipt::Ebpf { abi, object, cookie, generation, pod_cgroup, all_pods, .. } = receipt;
     let wrong = |what: &str| Err(Error::new(Kind::Verify, what.to_owned()));
     if *abi != VERSION {
@@ -213,7 +225,10 @@ pub fn verify(places: Places<'_>, attachment: &Attachment, netns: &Netns, receip
     if !pins.lookup_attached(netns).failed(Kind::Verify, || "asking the pod's link")? {
         return wrong("the pod's sk_lookup link is not on its network namespace");
     }
-    if !pins.getsockopt_attached(pod_cgroup.as_deref(), all_pods).failed(Kind::Verify, || "asking the getsockopt link")? {
+    if !pins
+        .getsockopt_attached(pod_cgroup.as_deref(), all_pods)
+        .failed(Kind::Verify, || "asking the getsockopt link")?
+    {
         return wrong("the getsockopt link is not on the pod's cgroup");
     }
     Ok(())
@@ -231,7 +246,8 @@ pub fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Er
         };
         first = first.and(removed().failed(Kind::Attach, || "removing the pod's pins and map entries"));
     }
-    let collected = collect(places.bpf_dir, locks).failed(Kind::Load, || "removing programs that serve no pod");
+    let collected =
+        collect(places.bpf_dir, locks).failed(Kind::Load, || "removing programs that serve no pod");
     first.and(collected)
 }
 
@@ -266,7 +282,8 @@ pub fn attachments(places: Places<'_>) -> Result<Vec<String>, Error> {
 
 /// See [`super::prepare`].
 pub fn prepare(places: Places<'_>, locks: &Lock<'_>) -> Result<(), Error> {
-    let cgroups = Cgroups::find(places.state_dir).failed(Kind::NotAvailable, || "finding the cgroup2 hierarchy")?;
+    let cgroups =
+        Cgroups::find(places.state_dir).failed(Kind::NotAvailable, || "finding the cgroup2 hierarchy")?;
     let pods = cgroups.usual_place();
     ensure(places.bpf_dir, locks, &cgroups, pods.as_deref())
         .failed(Kind::NotAvailable, || "loading the shared programs")?;

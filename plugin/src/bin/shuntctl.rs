@@ -14,6 +14,10 @@ fn main() -> ExitCode {
         None => (HELP.to_owned(), 2),
         Some(other) => (format!("shuntctl: {other:?} is not there yet; try --help\n"), 2),
     };
-    let written = if code == 0 { std::io::stdout().write_all(text.as_bytes()) } else { std::io::stderr().write_all(text.as_bytes()) };
+    let written = if code == 0 {
+        std::io::stdout().write_all(text.as_bytes())
+    } else {
+        std::io::stderr().write_all(text.as_bytes())
+    };
     ExitCode::from(if written.is_ok() { code } else { 1 })
 }

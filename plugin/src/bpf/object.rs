@@ -70,7 +70,10 @@ fn set_cookie(code: &mut [bpf_insn], cookie: u64) -> Outcome<()> {
         let Some([low, high]) = code.get_mut(index..index + 2) else {
             continue;
         };
-        if low.code == LOAD_IMMEDIATE && low.src_reg() == 0 && joined(low.imm, high.imm) == names::COOKIE_PLACEHOLDER {
+        if low.code == LOAD_IMMEDIATE
+            && low.src_reg() == 0
+            && joined(low.imm, high.imm) == names::COOKIE_PLACEHOLDER
+        {
             (low.imm, high.imm) = halves(cookie);
             places += 1;
         }
@@ -78,7 +81,10 @@ fn set_cookie(code: &mut [bpf_insn], cookie: u64) -> Outcome<()> {
     if places == 1 {
         Ok(())
     } else {
-        Err(Fault::new("put the pod's cookie into the sk_lookup program", format!("{places} places for it, not 1")))
+        Err(Fault::new(
+            "put the pod's cookie into the sk_lookup program",
+            format!("{places} places for it, not 1"),
+        ))
     }
 }
 
@@ -92,16 +98,13 @@ fn halves(value: u64) -> (i32, i32) {
     (low.cast_signed(), high.cast_signed())
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_cookie_goes_into_exactly_one_place() {
-        if BYTES.is_empty() {
-            panic!("no kernel object: run `make build`");
-        }
+        assert!(!BYTES.is_empty(), "no kernel object: run `make build`");
         let object = parse().unwrap();
         let key = object.programs[names::SK_LOOKUP].function_key();
         let mut code = object.functions[&key].instructions.clone();

@@ -83,7 +83,10 @@ impl Layout {
 
     /// Cookies of the namespaces an attachment has pins for: one, or more after an ADD that was killed.
     pub fn cookies(&self, name: &str) -> Outcome<Vec<u64>> {
-        Ok(children(&self.attachment(name))?.iter().filter_map(|name| u64::from_str_radix(name, 16).ok()).collect())
+        Ok(children(&self.attachment(name))?
+            .iter()
+            .filter_map(|name| u64::from_str_radix(name, 16).ok())
+            .collect())
     }
 
     /// Names of all attachments with pins.

@@ -84,7 +84,9 @@ impl PodPins<'_> {
             trie.insert(&self.key(*length, *key), rule, 0).tried(|| "add a rule of the pod")?;
         }
         self.start_counting()?;
-        pods(self.layout)?.insert(self.cookie, encoded.config, 0).tried(|| "put the pod's configuration into the map of pods")?;
+        pods(self.layout)?
+            .insert(self.cookie, encoded.config, 0)
+            .tried(|| "put the pod's configuration into the map of pods")?;
         for (length, key) in stale {
             gone(trie.remove(&self.key(length, key))).tried(|| "remove a rule the pod no longer has")?;
         }
@@ -116,10 +118,14 @@ impl PodPins<'_> {
     }
 
     fn start_counting(&self) -> Outcome<()> {
-        let cpus = aya::util::nr_cpus().map_err(|(what, error)| Fault::new(format!("count the CPUs ({what})"), error))?;
-        let zero = PerCpuValues::try_from(vec![Counters::default(); cpus]).tried(|| "prepare the pod's counters")?;
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(what, error)| Fault::new(format!("count the CPUs ({what})"), error))?;
+        let zero =
+            PerCpuValues::try_from(vec![Counters::default(); cpus]).tried(|| "prepare the pod's counters")?;
         match counters(self.layout)?.insert(self.cookie, zero, NO_EXIST) {
-            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {
+                Ok(())
+            }
             other => other.tried(|| "put the pod's counters into their map"),
         }
     }
@@ -178,7 +184,9 @@ impl PodPins<'_> {
     pub fn remove(&self) -> Outcome<()> {
         let mut first = Ok(());
         if !self.layout.shared(self.name, self.cookie)? {
-            for removed in [self.forget_config(), self.forget_rules(), self.forget_counters(), self.forget_listeners()] {
+            for removed in
+                [self.forget_config(), self.forget_rules(), self.forget_counters(), self.forget_listeners()]
+            {
                 first = first.and(removed);
             }
         }
@@ -197,7 +205,8 @@ impl PodPins<'_> {
             gone(trie.remove(&self.key(length, key))).tried(|| "remove a rule of the pod")?;
         }
         // Last: the others are found from it.
-        gone(trie.remove(&Key::new(TrieKey::BITS, TrieKey::first(self.cookie)))).tried(|| "close the pod's part of the rule trie")
+        gone(trie.remove(&Key::new(TrieKey::BITS, TrieKey::first(self.cookie))))
+            .tried(|| "close the pod's part of the rule trie")
     }
 
     fn forget_counters(&self) -> Outcome<()> {

@@ -24,7 +24,9 @@ use crate::lock::Lock;
 /// `None` leaves attaching to a later caller who knows where.
 pub fn ensure(bpf_dir: &Path, locks: &Lock<'_>, cgroups: &Cgroups, pods: Option<&Path>) -> Outcome<Layout> {
     let layout = Layout::new(bpf_dir, object::HASH);
-    if layout.root().is_dir() && pods.is_none_or(|pods| uncovered(&layout, cgroups, pods).is_ok_and(|list| list.is_empty())) {
+    if layout.root().is_dir()
+        && pods.is_none_or(|pods| uncovered(&layout, cgroups, pods).is_ok_and(|list| list.is_empty()))
+    {
         return Ok(layout);
     }
     let _held = locks.take("load")?;
@@ -171,13 +173,15 @@ fn fill(temporary: &Layout) -> Outcome<()> {
         .load(object::BYTES)
         .tried(|| "create the maps of the kernel object")?;
     for name in names::MAPS {
-        let map = ebpf.map(name).ok_or_else(|| Fault::new(format!("find map {name}"), "not in the object"))?;
+        let map =
+            ebpf.map(name).ok_or_else(|| Fault::new(format!("find map {name}"), "not in the object"))?;
         let path = temporary.map(name);
         map.pin(&path).tried(|| format!("pin map {}", path.display()))?;
     }
     for name in names::SHARED_PROGRAMS.into_iter().chain([names::GETSOCKOPT]) {
-        let program =
-            ebpf.program_mut(name).ok_or_else(|| Fault::new(format!("find program {name}"), "not in the object"))?;
+        let program = ebpf
+            .program_mut(name)
+            .ok_or_else(|| Fault::new(format!("find program {name}"), "not in the object"))?;
         load_program(program).tried(|| format!("load program {name}"))?;
         let path = temporary.program(name);
         program.pin(&path).tried(|| format!("pin program {}", path.display()))?;
@@ -238,9 +242,9 @@ fn mount_bpffs(bpf_dir: &Path) -> Outcome<()> {
     if is_bpffs(bpf_dir) {
         return Ok(());
     }
-    let parent = bpf_dir
-        .parent()
-        .ok_or_else(|| Fault::new(format!("use bpfDir {}", bpf_dir.display()), "it has no parent directory"))?;
+    let parent = bpf_dir.parent().ok_or_else(|| {
+        Fault::new(format!("use bpfDir {}", bpf_dir.display()), "it has no parent directory")
+    })?;
     if !is_bpffs(parent) {
         // /sys/fs/bpf exists wherever the kernel has BPF; elsewhere the directory may have to be made.
         if !parent.is_dir() {

@@ -28,7 +28,13 @@ pub struct ProxyIds {
 }
 
 /// Encodes a plan. `ifname` names the attachment's interface: its addresses are preferred as stand-ins.
-pub fn encoded(plan: &Plan, interfaces: &Interfaces, ifname: &str, ids: &ProxyIds, generation: u32) -> Encoded {
+pub fn encoded(
+    plan: &Plan,
+    interfaces: &Interfaces,
+    ifname: &str,
+    ids: &ProxyIds,
+    generation: u32,
+) -> Encoded {
     let mut trie = Trie::default();
     let mut flags = 0;
     add_addresses(&mut trie, plan, interfaces);
@@ -58,7 +64,9 @@ pub fn encoded(plan: &Plan, interfaces: &Interfaces, ifname: &str, ids: &ProxyId
 /// The address that stands in for destinations no route of the pod covers: the first of the attachment's own interface, else of
 /// any; never a link-local one, which every pod has and no connection elsewhere uses.
 fn own(interfaces: &Interfaces, ifname: &str, family: impl Fn(&IpAddr) -> bool) -> Address {
-    let usable = |a: &&OwnAddress| family(&a.ip) && !a.ip.is_loopback() && !is_link_local(&a.ip) && a.interface != "lo";
+    let usable = |a: &&OwnAddress| {
+        family(&a.ip) && !a.ip.is_loopback() && !is_link_local(&a.ip) && a.interface != "lo"
+    };
     let mut candidates = interfaces.addresses.iter().filter(usable);
     let preferred = candidates.clone().find(|a| a.interface == ifname);
     preferred.or_else(|| candidates.next()).map_or(Address::UNSPECIFIED, |a| Address::from_ip(a.ip))
@@ -88,7 +96,11 @@ fn add_addresses(trie: &mut Trie, plan: &Plan, interfaces: &Interfaces) {
 /// reached over an excluded interface. True if any was added.
 fn add_routes(trie: &mut Trie, plan: &Plan, interfaces: &Interfaces) -> bool {
     let count = |v4: bool| {
-        interfaces.addresses.iter().filter(|a| a.ip.is_ipv4() == v4 && a.interface != "lo" && !is_link_local(&a.ip)).count()
+        interfaces
+            .addresses
+            .iter()
+            .filter(|a| a.ip.is_ipv4() == v4 && a.interface != "lo" && !is_link_local(&a.ip))
+            .count()
     };
     let link_local = interfaces.addresses.iter().any(|a| is_link_local(&a.ip)) && count(false) > 0;
     if count(true) < 2 && count(false) < 2 && !link_local && plan.exclude_interfaces.is_empty() {
@@ -109,7 +121,11 @@ fn source_of(interfaces: &Interfaces, interface: &str, destination: &IpNetwork) 
     interfaces
         .addresses
         .iter()
-        .find(|a| a.interface == interface && a.ip.is_ipv4() == destination.is_ipv4() && is_link_local(&a.ip) == wanted)
+        .find(|a| {
+            a.interface == interface
+                && a.ip.is_ipv4() == destination.is_ipv4()
+                && is_link_local(&a.ip) == wanted
+        })
         .map(|a| a.ip)
 }
 
@@ -191,7 +207,9 @@ impl Trie {
         let IpNetwork::V6(v6) = network else {
             return;
         };
-        if v6.contains(std::net::Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()) && u32::from(v6.prefix()) <= MAPPED_BITS {
+        if v6.contains(std::net::Ipv4Addr::UNSPECIFIED.to_ipv6_mapped())
+            && u32::from(v6.prefix()) <= MAPPED_BITS
+        {
             let length = RuleKey::address_bits(MAPPED_BITS);
             self.add(length, RuleKey::address(kind, Address::v4(0)), 0);
         }

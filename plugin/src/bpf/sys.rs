@@ -70,7 +70,11 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 }
 
 /// Attaches a program to a cgroup or network namespace with a link. No flags: a cgroup link is always "multi".
-pub(super) fn attach(program: BorrowedFd<'_>, target: BorrowedFd<'_>, kind: bpf_attach_type) -> io::Result<OwnedFd> {
+pub(super) fn attach(
+    program: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    kind: bpf_attach_type,
+) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
         program: u32,
@@ -78,7 +82,8 @@ pub(super) fn attach(program: BorrowedFd<'_>, target: BorrowedFd<'_>, kind: bpf_
         kind: u32,
         flags: u32,
     }
-    bpf(LINK_CREATE, &mut Attr { program: raw(program), target: raw(target), kind: kind as u32, flags: 0 }).map(owned)
+    bpf(LINK_CREATE, &mut Attr { program: raw(program), target: raw(target), kind: kind as u32, flags: 0 })
+        .map(owned)
 }
 
 /// What a link is attached to.

@@ -51,7 +51,10 @@ mod tests {
             "K8S_POD_INFRA_CONTAINER_ID=abc;K8S_POD_UID=2c0e;IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-0",
         );
         let part = |text: &str| Some(text.to_owned());
-        assert_eq!(pod, PodRef { namespace: part("shop"), name: part("cart-0"), uid: part("2c0e"), sandbox: part("abc") });
+        assert_eq!(
+            pod,
+            PodRef { namespace: part("shop"), name: part("cart-0"), uid: part("2c0e"), sandbox: part("abc") }
+        );
     }
 
     #[test]

@@ -107,8 +107,9 @@ const VARIABLES: [Variable; 5] = [
             Command::Status | Command::Gc | Command::Version => Need::Ignored,
         },
         fault: |value| {
-            (!value.to_str().is_some_and(is_container_id))
-                .then_some("must be 1 to 128 letters, digits, '_', '.' or '-' that begin with a letter or digit")
+            (!value.to_str().is_some_and(is_container_id)).then_some(
+                "must be 1 to 128 letters, digits, '_', '.' or '-' that begin with a letter or digit",
+            )
         },
     },
     Variable {
@@ -118,7 +119,9 @@ const VARIABLES: [Variable; 5] = [
             Command::Del => Need::Lenient,
             Command::Status | Command::Gc | Command::Version => Need::Ignored,
         },
-        fault: |value| (!is_sane_path(Path::new(value))).then_some("must be an absolute path of less than 4096 bytes"),
+        fault: |value| {
+            (!is_sane_path(Path::new(value))).then_some("must be an absolute path of less than 4096 bytes")
+        },
     },
     Variable {
         name: "CNI_IFNAME",
@@ -139,7 +142,8 @@ const VARIABLES: [Variable; 5] = [
             Command::Status | Command::Gc | Command::Version => Need::Ignored,
         },
         fault: |value| {
-            (value.len() > super::args::LENGTH_MAX || value.to_str().is_none()).then_some("must be UTF-8 of at most 64 KiB")
+            (value.len() > super::args::LENGTH_MAX || value.to_str().is_none())
+                .then_some("must be UTF-8 of at most 64 KiB")
         },
     },
     Variable {
@@ -169,13 +173,18 @@ impl Variables {
     /// # Errors
     /// [`Kind::Environment`]: one error that names every variable that is missing, or else the first that is bad.
     pub fn read(host: &Host<'_>, command: Command) -> Result<Self, Error> {
-        let asked = || VARIABLES.iter().map(|variable| (variable, (variable.need)(command), present(host, variable.name)));
+        let asked = || {
+            VARIABLES
+                .iter()
+                .map(|variable| (variable, (variable.need)(command), present(host, variable.name)))
+        };
         let missing: Vec<&str> = asked()
             .filter(|(_, need, value)| *need == Need::Required && value.is_none())
             .map(|(variable, ..)| variable.name)
             .collect();
         if !missing.is_empty() {
-            let text = format!("{} needs {}, which are missing or empty", command.as_str(), missing.join(", "));
+            let text =
+                format!("{} needs {}, which are missing or empty", command.as_str(), missing.join(", "));
             return Err(Error::new(Kind::Environment, text));
         }
         let mut good = Vec::with_capacity(VARIABLES.len());
@@ -186,7 +195,10 @@ impl Variables {
                 (Need::Required | Need::Optional, Some(fault)) => {
                     let shown = value.unwrap_or_default();
                     let shown = shunt_api::entry::shortened(&shown.to_string_lossy());
-                    return Err(Error::new(Kind::Environment, format!("{} {fault}; it is {shown:?}", variable.name)));
+                    return Err(Error::new(
+                        Kind::Environment,
+                        format!("{} {fault}; it is {shown:?}", variable.name),
+                    ));
                 }
                 (_, None) => value,
             });
@@ -208,7 +220,8 @@ impl Variables {
     /// # Errors
     /// [`Kind::Environment`] when id and interface together make no file name.
     pub fn attachment(&self) -> Result<Attachment, Error> {
-        let (id, ifname) = (self.container_id.as_deref().unwrap_or_default(), self.ifname.as_deref().unwrap_or_default());
+        let (id, ifname) =
+            (self.container_id.as_deref().unwrap_or_default(), self.ifname.as_deref().unwrap_or_default());
         Attachment::new(id, ifname)
             .map_err(|error| Error::new(Kind::Environment, "CNI_CONTAINERID and CNI_IFNAME").because(error))
     }

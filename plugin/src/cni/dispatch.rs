@@ -8,7 +8,8 @@ use super::command::{Command, Variables};
 use super::netconf::{DelConf, Document, NetConf};
 use super::reply::{self, Answer};
 use super::request::{
-    AddRequest, CheckRequest, Deadline, DelRequest, GcRequest, Outcome, STDIN_MAX, STDIN_PATIENCE, StatusRequest, read_stdin,
+    AddRequest, CheckRequest, Deadline, DelRequest, GcRequest, Outcome, STDIN_MAX, STDIN_PATIENCE,
+    StatusRequest, read_stdin,
 };
 use super::version::Version;
 use crate::error::{Error, Kind};
@@ -60,13 +61,19 @@ pub fn run(host: &mut Host<'_>, verbs: &dyn Verbs) -> u8 {
 
 fn refuse(host: &mut Host<'_>, trail: &Trail, cmd: &'static str, error: &Error) -> u8 {
     let code = reply::write(host, &reply::failure(trail.version, error), 1);
-    let log = trail.log.clone().unwrap_or_else(|| (host.logger)(&shunt_api::Log::default()).new(o!("cmd" => cmd)));
+    let log =
+        trail.log.clone().unwrap_or_else(|| (host.logger)(&shunt_api::Log::default()).new(o!("cmd" => cmd)));
     error!(log, "{}", error.kind().msg();
         "kind" => error.kind().as_str(), "details" => error.details(), "took_us" => micros(trail.started));
     code
 }
 
-fn answer(host: &mut Host<'_>, verbs: &dyn Verbs, command: Command, trail: &mut Trail) -> Result<Answer, Error> {
+fn answer(
+    host: &mut Host<'_>,
+    verbs: &dyn Verbs,
+    command: Command,
+    trail: &mut Trail,
+) -> Result<Answer, Error> {
     let variables = Variables::read(host, command)?;
     let deadline = Deadline::after(command.budget());
     let input = read_stdin(host.stdin.as_mut(), STDIN_MAX, deadline.within(STDIN_PATIENCE));
@@ -82,7 +89,12 @@ fn answer(host: &mut Host<'_>, verbs: &dyn Verbs, command: Command, trail: &mut 
     document.shallow()?;
     trail.version = document.version()?;
     if trail.version < command.since() {
-        let text = format!("{} exists since CNI version {}, asked for in {}", command.as_str(), command.since(), trail.version);
+        let text = format!(
+            "{} exists since CNI version {}, asked for in {}",
+            command.as_str(),
+            command.since(),
+            trail.version
+        );
         return Err(Error::new(Kind::Version, text));
     }
     let conf = NetConf::read(&document, trail.version)?;
@@ -94,7 +106,10 @@ fn answer(host: &mut Host<'_>, verbs: &dyn Verbs, command: Command, trail: &mut 
     match command {
         Command::Add => {
             let prev = conf.prev_result.as_ref().ok_or_else(|| {
-                Error::new(Kind::Config, "no prevResult: must be called as a chained plugin, after one that makes the interface")
+                Error::new(
+                    Kind::Config,
+                    "no prevResult: must be called as a chained plugin, after one that makes the interface",
+                )
             })?;
             // Before the work: there is nothing to undo when this fails.
             let result = prev.in_version(conf.cni_version)?;

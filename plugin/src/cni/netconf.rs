@@ -53,7 +53,10 @@ impl Document {
             None => Ok(()),
             Some((key, _)) => {
                 let key = shunt_api::entry::shortened(key);
-                Err(Error::new(Kind::Decode, format!("key {key:?} is nested more than {DEPTH_MAX} levels deep")))
+                Err(Error::new(
+                    Kind::Decode,
+                    format!("key {key:?} is nested more than {DEPTH_MAX} levels deep"),
+                ))
             }
         }
     }
@@ -112,7 +115,8 @@ impl Document {
 
         for key in VALID_ATTACHMENTS {
             if let Some(list) = self.typed::<Vec<Named>>(key, Kind::Config)? {
-                let ours = list.iter().filter_map(|named| Attachment::new(&named.container_id, &named.ifname).ok());
+                let ours =
+                    list.iter().filter_map(|named| Attachment::new(&named.container_id, &named.ifname).ok());
                 return Ok(Some(ours.collect()));
             }
         }
@@ -191,8 +195,11 @@ pub struct DelConf {
 impl DelConf {
     /// Takes each key by itself and the default for what is absent or makes no sense.
     pub fn read(document: &Document) -> Self {
-        let path = |key: &str| document.typed::<PathBuf>(key, Kind::Config).ok().flatten().filter(|path| is_sane_path(path));
-        let log = document.typed::<Log>("log", Kind::Config).ok().flatten().filter(|log| is_sane_path(&log.file));
+        let path = |key: &str| {
+            document.typed::<PathBuf>(key, Kind::Config).ok().flatten().filter(|path| is_sane_path(path))
+        };
+        let log =
+            document.typed::<Log>("log", Kind::Config).ok().flatten().filter(|log| is_sane_path(&log.file));
         let cgroup_path = document
             .typed::<Map<String, Value>>("runtimeConfig", Kind::Config)
             .ok()
@@ -238,7 +245,8 @@ impl PrevResult {
     /// # Errors
     /// [`Kind::Internal`]; cannot happen for text that was read as JSON.
     pub fn in_version(&self, version: Version) -> Result<String, Error> {
-        let Pairs(pairs) = serde_json::from_str(self.get()).failed(Kind::Internal, || "reading prevResult again")?;
+        let Pairs(pairs) =
+            serde_json::from_str(self.get()).failed(Kind::Internal, || "reading prevResult again")?;
         let is_version = |(key, _): &&(String, &RawValue)| key == "cniVersion";
         let quoted = format!("\"{version}\"");
         let mut said = pairs.iter().filter(is_version).peekable();
@@ -337,7 +345,10 @@ mod tests {
     fn prev_result_gets_the_version_asked() {
         for (json, out) in [
             ("{}", r#"{"cniVersion":"0.3.1"}"#),
-            (r#"{"ips": [ 1 ],"a":9007199254740993}"#, r#"{"cniVersion":"0.3.1","ips":[ 1 ],"a":9007199254740993}"#),
+            (
+                r#"{"ips": [ 1 ],"a":9007199254740993}"#,
+                r#"{"cniVersion":"0.3.1","ips":[ 1 ],"a":9007199254740993}"#,
+            ),
             (r#"{"b":1,"cniVersion":"1.0.0","a":1}"#, r#"{"cniVersion":"0.3.1","b":1,"a":1}"#),
             (r#"{"cniVersion":"0.3.1","cniVersion":"1.0.0"}"#, r#"{"cniVersion":"0.3.1"}"#),
             (r#"{"cniVersion":null}"#, r#"{"cniVersion":"0.3.1"}"#),
@@ -348,31 +359,55 @@ mod tests {
 
     #[test]
     fn annotations_and_cgroup_in_all_shapes() {
-        let conf = |runtime: &str| read(&format!(r#"{{"cniVersion":"1.0.0","name":"n","runtimeConfig":{runtime}}}"#));
-        for nothing in ["{}", "null", r#"{"io.kubernetes.cri.pod-annotations":null,"cgroupPath":null}"#, r#"{"cgroupPath":"","portMappings":[{"HostPort":1}]}"#] {
+        let conf = |runtime: &str| {
+            read(&format!(r#"{{"cniVersion":"1.0.0","name":"n","runtimeConfig":{runtime}}}"#))
+        };
+        for nothing in [
+            "{}",
+            "null",
+            r#"{"io.kubernetes.cri.pod-annotations":null,"cgroupPath":null}"#,
+            r#"{"cgroupPath":"","portMappings":[{"HostPort":1}]}"#,
+        ] {
             let conf = conf(nothing).expect("valid");
             assert!(conf.annotations.is_empty() && conf.cgroup_path.is_none(), "{nothing}");
         }
-        let full = conf(r#"{"io.kubernetes.cri.pod-annotations":{"a/b":"c","d":""},"cgroupPath":"/kubepods/pod1"}"#).expect("valid");
+        let full =
+            conf(r#"{"io.kubernetes.cri.pod-annotations":{"a/b":"c","d":""},"cgroupPath":"/kubepods/pod1"}"#)
+                .expect("valid");
         assert_eq!(full.annotations.get("a/b").map(String::as_str), Some("c"));
         assert_eq!(full.cgroup_path.as_deref(), Some("/kubepods/pod1"));
         for (bad, path) in [
             ("[]", "runtimeConfig"),
             (r#"{"cgroupPath":1}"#, "runtimeConfig.cgroupPath"),
-            (r#"{"io.kubernetes.cri.pod-annotations":{"a":1}}"#, "runtimeConfig.io.kubernetes.cri.pod-annotations"),
-            (r#"{"io.kubernetes.cri.pod-annotations":[]}"#, "runtimeConfig.io.kubernetes.cri.pod-annotations"),
+            (
+                r#"{"io.kubernetes.cri.pod-annotations":{"a":1}}"#,
+                "runtimeConfig.io.kubernetes.cri.pod-annotations",
+            ),
+            (
+                r#"{"io.kubernetes.cri.pod-annotations":[]}"#,
+                "runtimeConfig.io.kubernetes.cri.pod-annotations",
+            ),
         ] {
             let error = conf(bad).expect_err("refused");
             assert_eq!(error.kind(), Kind::Config, "{bad}");
             assert!(error.details().contains(path), "{bad}: {}", error.details());
         }
-        let long = format!(r#"{{"io.kubernetes.cri.pod-annotations":{{"a":"{}"}}}}"#, "x".repeat(1024 * 1024));
+        let long =
+            format!(r#"{{"io.kubernetes.cri.pod-annotations":{{"a":"{}"}}}}"#, "x".repeat(1024 * 1024));
         assert_eq!(conf(&long).expect_err("refused").kind(), Kind::Config);
     }
 
     #[test]
     fn names_of_networks() {
-        for (name, good) in [("\"k8s-pod-network\"", true), ("\"a.b_c\"", true), ("\"\"", false), ("\"../a\"", false), ("\"a b\"", false), ("1", false), ("null", false)] {
+        for (name, good) in [
+            ("\"k8s-pod-network\"", true),
+            ("\"a.b_c\"", true),
+            ("\"\"", false),
+            ("\"../a\"", false),
+            ("\"a b\"", false),
+            ("1", false),
+            ("null", false),
+        ] {
             let conf = read(&format!(r#"{{"cniVersion":"1.0.0","name":{name}}}"#));
             assert_eq!(conf.map_err(|error| error.kind()).err(), (!good).then_some(Kind::Config), "{name}");
         }
@@ -380,15 +415,27 @@ mod tests {
 
     #[test]
     fn what_is_no_object() {
-        for bytes in ["", " \n", "null", "[]", "1", "\"a\"", "{", "{}{}", "{\"a\"}", "{\"a\":}", "\u{feff}{}", "{} x"] {
-            assert_eq!(Document::parse(bytes.as_bytes()).expect_err("refused").kind(), Kind::Decode, "{bytes:?}");
+        for bytes in
+            ["", " \n", "null", "[]", "1", "\"a\"", "{", "{}{}", "{\"a\"}", "{\"a\":}", "\u{feff}{}", "{} x"]
+        {
+            assert_eq!(
+                Document::parse(bytes.as_bytes()).expect_err("refused").kind(),
+                Kind::Decode,
+                "{bytes:?}"
+            );
         }
         assert_eq!(Document::parse(b"{\"a\":\"\xff\"}").expect_err("refused").kind(), Kind::Decode);
     }
 
     #[test]
     fn deep_ones() {
-        let nested = |levels: usize| format!(r#"{{"cniVersion":"1.0.0","name":"n","prevResult":{}{}}}"#, r#"{"a":"#.repeat(levels) + "1", "}".repeat(levels));
+        let nested = |levels: usize| {
+            format!(
+                r#"{{"cniVersion":"1.0.0","name":"n","prevResult":{}{}}}"#,
+                r#"{"a":"#.repeat(levels) + "1",
+                "}".repeat(levels)
+            )
+        };
         assert!(read(&nested(100)).is_ok());
         for levels in [127, 1_000, 500_000] {
             assert_eq!(read(&nested(levels)).expect_err("refused").kind(), Kind::Decode, "{levels}");
@@ -402,11 +449,19 @@ mod tests {
         let plain = conf("{}");
         assert_eq!(plain.state_dir.to_str(), Some("/run/shunt"));
         assert_eq!(plain.bpf_dir.to_str(), Some("/sys/fs/bpf/shunt"));
-        for odd in [r#"{"stateDir":1,"bpfDir":null,"log":"x","mash":2,"redirect":{"a":1},"cniVersion":7,"prevResult":"y","runtimeConfig":[]}"#, r#"{"stateDir":"run","bpfDir":"","log":{"level":"loud"},"runtimeConfig":{"cgroupPath":3}}"#] {
+        for odd in [
+            r#"{"stateDir":1,"bpfDir":null,"log":"x","mash":2,"redirect":{"a":1},"cniVersion":7,"prevResult":"y","runtimeConfig":[]}"#,
+            r#"{"stateDir":"run","bpfDir":"","log":{"level":"loud"},"runtimeConfig":{"cgroupPath":3}}"#,
+        ] {
             assert_eq!(conf(odd), plain, "{odd}");
         }
-        let full = conf(r#"{"stateDir":"/a","bpfDir":"/b","log":{"level":"error","file":"/c"},"runtimeConfig":{"cgroupPath":"/d"},"unknown":1}"#);
-        assert_eq!((full.state_dir.to_str(), full.bpf_dir.to_str(), full.log.file.to_str()), (Some("/a"), Some("/b"), Some("/c")));
+        let full = conf(
+            r#"{"stateDir":"/a","bpfDir":"/b","log":{"level":"error","file":"/c"},"runtimeConfig":{"cgroupPath":"/d"},"unknown":1}"#,
+        );
+        assert_eq!(
+            (full.state_dir.to_str(), full.bpf_dir.to_str(), full.log.file.to_str()),
+            (Some("/a"), Some("/b"), Some("/c"))
+        );
         assert_eq!(full.cgroup_path.as_deref(), Some("/d"));
     }
 
@@ -418,10 +473,16 @@ mod tests {
         }
         assert_eq!(list(r#"{"cni.dev/valid-attachments":[]}"#).expect("valid"), Some(vec![]));
         for key in super::VALID_ATTACHMENTS {
-            let some = list(&format!(r#"{{"{key}":[{{"containerID":"a","ifname":"eth0","more":1}},{{"containerID":"..","ifname":"eth0"}}]}}"#));
+            let some = list(&format!(
+                r#"{{"{key}":[{{"containerID":"a","ifname":"eth0","more":1}},{{"containerID":"..","ifname":"eth0"}}]}}"#
+            ));
             assert_eq!(some.expect("valid").map(|some| some.len()), Some(1));
         }
-        for bad in [r#"{"cni.dev/valid-attachments":{}}"#, r#"{"cni.dev/valid-attachments":[{"containerID":"a"}]}"#, r#"{"cni.dev/attachments":[1]}"#] {
+        for bad in [
+            r#"{"cni.dev/valid-attachments":{}}"#,
+            r#"{"cni.dev/valid-attachments":[{"containerID":"a"}]}"#,
+            r#"{"cni.dev/attachments":[1]}"#,
+        ] {
             assert_eq!(list(bad).expect_err("refused").kind(), Kind::Config, "{bad}");
         }
     }

@@ -38,9 +38,11 @@ struct VersionDocument {
 
 /// The error object, as text with a newline.
 fn error_document(version: Version, kind: Kind, details: &str) -> String {
-    let document = ErrorDocument { cni_version: version.as_str(), code: kind.code(), msg: kind.msg(), details };
+    let document =
+        ErrorDocument { cni_version: version.as_str(), code: kind.code(), msg: kind.msg(), details };
     // Serialising four plain fields cannot fail; an answer there must be all the same.
-    let text = serde_json::to_string(&document).unwrap_or_else(|_| r#"{"code":999,"msg":"internal error"}"#.to_owned());
+    let text = serde_json::to_string(&document)
+        .unwrap_or_else(|_| r#"{"code":999,"msg":"internal error"}"#.to_owned());
     text + "\n"
 }
 
@@ -56,7 +58,8 @@ pub fn panic_document(what: &str) -> String {
 
 /// The versions, in the version of the asker.
 pub fn versions(asked: Version) -> Answer {
-    let document = VersionDocument { cni_version: asked.as_str(), supported: Version::ALL.map(Version::as_str) };
+    let document =
+        VersionDocument { cni_version: asked.as_str(), supported: Version::ALL.map(Version::as_str) };
     serde_json::to_string(&document).map_or(Answer::Nothing, Answer::Document)
 }
 

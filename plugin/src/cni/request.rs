@@ -51,7 +51,11 @@ impl Deadline {
     /// [`Kind::Deadline`] naming the step when nothing is left.
     pub fn before(self, step: &str) -> Result<Duration, Error> {
         let left = self.left();
-        if left.is_zero() { Err(Error::new(Kind::Deadline, format!("time was up before {step}"))) } else { Ok(left) }
+        if left.is_zero() {
+            Err(Error::new(Kind::Deadline, format!("time was up before {step}")))
+        } else {
+            Ok(left)
+        }
     }
 }
 

@@ -14,11 +14,13 @@ const STATUS: (&str, &str) = ("sidecar.istio.io/status", "{}");
 const INTERCEPT: (&str, &str) = ("shunt-cni.io/intercept", "true");
 
 fn settings(entry: &Value) -> Settings {
-    Settings::new(Entry::from_object(entry.as_object().expect("object")).expect("well-formed")).expect("valid")
+    Settings::new(Entry::from_object(entry.as_object().expect("object")).expect("well-formed"))
+        .expect("valid")
 }
 
 fn in_namespace(namespace: &str, entry: &Value, pairs: &[(&str, &str)]) -> Result<Decision, Error> {
-    let annotations: Annotations = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let annotations: Annotations =
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let pod = PodRef { namespace: Some(namespace.to_owned()), ..PodRef::default() };
     decide(&pod, &annotations, &settings(entry))
 }
@@ -49,23 +51,29 @@ fn istio_by_default() {
 
 #[test]
 fn istio_with_everything_said() {
-    let full = plan(&json!({}), &[
-        STATUS,
-        ("sidecar.istio.io/interceptionMode", "REDIRECT"),
-        ("traffic.sidecar.istio.io/includeOutboundIPRanges", "10.96.0.0/12, fd00:96::/112"),
-        ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.96.0.1/32"),
-        ("traffic.sidecar.istio.io/includeInboundPorts", "*"),
-        ("traffic.sidecar.istio.io/excludeInboundPorts", "22,15020"),
-        ("traffic.sidecar.istio.io/includeOutboundPorts", "3306"),
-        ("traffic.sidecar.istio.io/excludeOutboundPorts", "25,587"),
-        ("traffic.sidecar.istio.io/excludeInterfaces", "net1"),
-    ]);
+    let full = plan(
+        &json!({}),
+        &[
+            STATUS,
+            ("sidecar.istio.io/interceptionMode", "REDIRECT"),
+            ("traffic.sidecar.istio.io/includeOutboundIPRanges", "10.96.0.0/12, fd00:96::/112"),
+            ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.96.0.1/32"),
+            ("traffic.sidecar.istio.io/includeInboundPorts", "*"),
+            ("traffic.sidecar.istio.io/excludeInboundPorts", "22,15020"),
+            ("traffic.sidecar.istio.io/includeOutboundPorts", "3306"),
+            ("traffic.sidecar.istio.io/excludeOutboundPorts", "25,587"),
+            ("traffic.sidecar.istio.io/excludeInterfaces", "net1"),
+        ],
+    );
     let text = serde_json::to_value(&full).expect("plain");
     assert_eq!(
         text["outbound"],
         json!({"cidrs": ["10.96.0.0/12", "fd00:96::/112"], "exclude_cidrs": ["10.96.0.1/32"], "extra_ports": [3306], "exclude_ports": [25, 587]})
     );
-    assert_eq!(text["inbound"], json!({"ports": "*", "exclude_ports": [22, 15020, 15021, 15090], "exclude_cidrs": []}));
+    assert_eq!(
+        text["inbound"],
+        json!({"ports": "*", "exclude_ports": [22, 15020, 15021, 15090], "exclude_cidrs": []})
+    );
     assert_eq!(text["exclude_interfaces"], json!(["net1"]));
     assert_eq!(serde_json::from_value::<Plan>(text).expect("as written"), full);
 }
@@ -79,8 +87,14 @@ fn istio_excluded_inbound_ports_count_only_when_all_are_included() {
         serde_json::to_value(plan(entry, &pairs).inbound).expect("plain")
     };
     let none = json!({});
-    assert_eq!(inbound(&none, &[(INCLUDE, "80,81"), (EXCLUDE, "80")]), json!({"ports": [80, 81], "exclude_ports": [], "exclude_cidrs": []}));
-    assert_eq!(inbound(&none, &[(INCLUDE, "")]), json!({"ports": [], "exclude_ports": [], "exclude_cidrs": []}));
+    assert_eq!(
+        inbound(&none, &[(INCLUDE, "80,81"), (EXCLUDE, "80")]),
+        json!({"ports": [80, 81], "exclude_ports": [], "exclude_cidrs": []})
+    );
+    assert_eq!(
+        inbound(&none, &[(INCLUDE, "")]),
+        json!({"ports": [], "exclude_ports": [], "exclude_cidrs": []})
+    );
     // In our words they count always, and take the place of Istio's.
     let own = [(INCLUDE, "80-89"), (EXCLUDE, "80"), ("shunt-cni.io/exclude-inbound-ports", "81")];
     assert_eq!(inbound(&none, &own), json!({"ports": ["80-89"], "exclude_ports": [81], "exclude_cidrs": []}));
@@ -91,7 +105,11 @@ fn istio_excluded_inbound_ports_count_only_when_all_are_included() {
 
 #[test]
 fn istio_no_outbound_at_all() {
-    let text = serde_json::to_value(plan(&json!({}), &[STATUS, ("traffic.sidecar.istio.io/includeOutboundIPRanges", "")])).expect("plain");
+    let text = serde_json::to_value(plan(
+        &json!({}),
+        &[STATUS, ("traffic.sidecar.istio.io/includeOutboundIPRanges", "")],
+    ))
+    .expect("plain");
     assert_eq!(text["outbound"]["cidrs"], json!([]));
 }
 
@@ -100,7 +118,9 @@ fn precedence() {
     const OWN: (&str, &str) = ("shunt-cni.io/exclude-outbound-ports", "1");
     const MESH: (&str, &str) = ("traffic.sidecar.istio.io/excludeOutboundPorts", "2");
     let entry = json!({"redirect": {"excludeOutboundPorts": [3, "30-39"]}});
-    let ports = |entry: &Value, pairs: &[(&str, &str)]| serde_json::to_value(plan(entry, pairs).outbound.exclude_ports).expect("plain");
+    let ports = |entry: &Value, pairs: &[(&str, &str)]| {
+        serde_json::to_value(plan(entry, pairs).outbound.exclude_ports).expect("plain")
+    };
     assert_eq!(ports(&entry, &[STATUS, OWN, MESH]), json!([1]));
     assert_eq!(ports(&entry, &[STATUS, MESH]), json!([2]));
     assert_eq!(ports(&entry, &[STATUS]), json!([3, "30-39"]));
@@ -109,7 +129,10 @@ fn precedence() {
     assert_eq!(ports(&entry, &[STATUS, MESH, ("shunt-cni.io/exclude-outbound-ports", "")]), json!([]));
     // Key by key: one that is set does not hide another.
     let ids = plan(&json!({"redirect": {"proxyUids": [7]}}), &[STATUS, ("shunt-cni.io/outbound-port", "9")]);
-    assert_eq!((ids.exempt_uids, ids.exempt_gids, ids.outbound_port, ids.inbound_port), (vec![7], vec![1337], 9, 15006));
+    assert_eq!(
+        (ids.exempt_uids, ids.exempt_gids, ids.outbound_port, ids.inbound_port),
+        (vec![7], vec![1337], 9, 15006)
+    );
 }
 
 #[test]
@@ -135,17 +158,25 @@ fn custom_needs_to_be_described() {
         })
     );
     // What the entry leaves open, a pod may say.
-    let said = [INTERCEPT, ("shunt-cni.io/outbound-port", "4"), ("shunt-cni.io/inbound-port", "5"), ("shunt-cni.io/proxy-uids", "6")];
+    let said = [
+        INTERCEPT,
+        ("shunt-cni.io/outbound-port", "4"),
+        ("shunt-cni.io/inbound-port", "5"),
+        ("shunt-cni.io/proxy-uids", "6"),
+    ];
     assert_eq!(plan(&custom(&json!({})), &said).exempt_uids, [6]);
 }
 
 #[test]
 fn who_is_skipped() {
     let entry = custom(&json!({"outboundPort": 1, "inboundPort": 2, "proxyUids": [3]}));
-    let skip = |namespace: &str, entry: &Value, pairs: &[(&str, &str)]| match in_namespace(namespace, entry, pairs).expect("decided") {
-        Decision::Skip(reason) => Some(reason),
-        Decision::Intercept(_) => None,
-    };
+    let skip =
+        |namespace: &str, entry: &Value, pairs: &[(&str, &str)]| match in_namespace(namespace, entry, pairs)
+            .expect("decided")
+        {
+            Decision::Skip(reason) => Some(reason),
+            Decision::Intercept(_) => None,
+        };
     let key = INTERCEPT.0;
     assert_eq!(skip("shop", &entry, &[INTERCEPT]), None);
     assert_eq!(skip("shop", &entry, &[]), Some(Reason::NotMarked { key }));
@@ -166,7 +197,11 @@ fn who_is_skipped() {
 
 #[test]
 fn who_is_not_meshed_does_not_suffer() {
-    for pairs in [&[("shunt-cni.io/outbound-port", "x")][..], &[("shunt-cni.io/nonsense", "")], &[("sidecar.istio.io/interceptionMode", "TPROXY")]] {
+    for pairs in [
+        &[("shunt-cni.io/outbound-port", "x")][..],
+        &[("shunt-cni.io/nonsense", "")],
+        &[("sidecar.istio.io/interceptionMode", "TPROXY")],
+    ] {
         assert!(matches!(in_namespace("shop", &json!({}), pairs), Ok(Decision::Skip(_))), "{pairs:?}");
         let marked: Vec<_> = std::iter::once(STATUS).chain(pairs.iter().copied()).collect();
         assert!(in_namespace("shop", &json!({}), &marked).is_err(), "{pairs:?}");

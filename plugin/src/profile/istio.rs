@@ -7,7 +7,9 @@ use shunt_api::Redirect;
 use shunt_api::entry::shortened;
 
 use super::{Excluded, Profile, single_ports};
-use crate::annotation::{Row, bad, include_networks, include_ports, interfaces, layer, networks, ports, put, refused};
+use crate::annotation::{
+    Row, bad, include_networks, include_ports, interfaces, layer, networks, ports, put, refused,
+};
 use crate::cni::Annotations;
 use crate::error::Error;
 use crate::plan::PortRange;
@@ -19,7 +21,8 @@ const TEMPLATES: &str = "inject.istio.io/templates";
 const MODE: &str = "sidecar.istio.io/interceptionMode";
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
 /// Forwarded traffic of virtual machines in the pod, by its name and by its older one.
-const REROUTE: [&str; 2] = ["istio.io/reroute-virtual-interfaces", "traffic.sidecar.istio.io/kubevirtInterfaces"];
+const REROUTE: [&str; 2] =
+    ["istio.io/reroute-virtual-interfaces", "traffic.sidecar.istio.io/kubevirtInterfaces"];
 
 /// Probes and statistics of the proxy: never captured inbound as long as everything is.
 const ALWAYS_EXCLUDED_INBOUND: [u16; 3] = [15020, 15021, 15090];
@@ -40,10 +43,22 @@ const ANNOTATIONS: [Row; 7] = [
         key: "traffic.sidecar.istio.io/includeInboundPorts",
         set: |text, to| put(&mut to.include_inbound_ports, include_ports(text)),
     },
-    Row { key: "traffic.sidecar.istio.io/excludeInboundPorts", set: |text, to| put(&mut to.exclude_inbound_ports, ports(text)) },
-    Row { key: "traffic.sidecar.istio.io/includeOutboundPorts", set: |text, to| put(&mut to.include_outbound_ports, ports(text)) },
-    Row { key: "traffic.sidecar.istio.io/excludeOutboundPorts", set: |text, to| put(&mut to.exclude_outbound_ports, ports(text)) },
-    Row { key: "traffic.sidecar.istio.io/excludeInterfaces", set: |text, to| put(&mut to.exclude_interfaces, interfaces(text)) },
+    Row {
+        key: "traffic.sidecar.istio.io/excludeInboundPorts",
+        set: |text, to| put(&mut to.exclude_inbound_ports, ports(text)),
+    },
+    Row {
+        key: "traffic.sidecar.istio.io/includeOutboundPorts",
+        set: |text, to| put(&mut to.include_outbound_ports, ports(text)),
+    },
+    Row {
+        key: "traffic.sidecar.istio.io/excludeOutboundPorts",
+        set: |text, to| put(&mut to.exclude_outbound_ports, ports(text)),
+    },
+    Row {
+        key: "traffic.sidecar.istio.io/excludeInterfaces",
+        set: |text, to| put(&mut to.exclude_interfaces, interfaces(text)),
+    },
 ];
 
 fn defaults() -> Redirect {
@@ -68,17 +83,24 @@ struct Status {
 }
 
 /// The tests of `peers-cni.md` 4.1 that need no API server, in their order.
+#[expect(clippy::unnecessary_wraps, reason = "what the gate of every profile returns; others refuse values")]
 fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {
     let text = annotations.get(STATUS);
     let status: Status = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let init = status.init_containers.unwrap_or_default();
     let templates = annotations.get(TEMPLATES).map(String::as_str).unwrap_or_default();
-    let template = templates.split(',').map(str::trim).find(|name| matches!(*name, "gateway" | "grpc-agent" | "grpc-simple"));
+    let template = templates
+        .split(',')
+        .map(str::trim)
+        .find(|name| matches!(*name, "gateway" | "grpc-agent" | "grpc-simple"));
     Ok(if init.iter().any(|name| name == "istio-init") {
         Some(Reason::OwnRules { container: "istio-init" })
     } else if template.is_some() {
         Some(Reason::NotASidecar { key: TEMPLATES })
-    } else if status.containers.is_some_and(|list| !list.iter().chain(&init).any(|name| name == "istio-proxy")) {
+    } else if status
+        .containers
+        .is_some_and(|list| !list.iter().chain(&init).any(|name| name == "istio-proxy"))
+    {
         Some(Reason::NotASidecar { key: STATUS })
     } else if annotations.get(INJECT).is_some_and(|inject| is_no(inject)) {
         Some(Reason::OptedOut { key: INJECT })
@@ -164,11 +186,17 @@ mod tests {
             (vec![(S, "{}")], none.clone()),
             (vec![(S, "")], none.clone()),
             (vec![(S, "injected")], none.clone()),
-            (vec![(S, r#"{"initContainers":["istio-init"],"containers":["istio-proxy"]}"#)], Some(Reason::OwnRules { container: "istio-init" })),
+            (
+                vec![(S, r#"{"initContainers":["istio-init"],"containers":["istio-proxy"]}"#)],
+                Some(Reason::OwnRules { container: "istio-init" }),
+            ),
             (vec![(S, r#"{"containers":["app"]}"#)], Some(Reason::NotASidecar { key: S })),
             (vec![(S, real), (super::INJECT, "false")], Some(Reason::OptedOut { key: super::INJECT })),
             (vec![(S, real), (super::INJECT, "true")], none),
-            (vec![(S, real), (super::TEMPLATES, "gateway")], Some(Reason::NotASidecar { key: super::TEMPLATES })),
+            (
+                vec![(S, real), (super::TEMPLATES, "gateway")],
+                Some(Reason::NotASidecar { key: super::TEMPLATES }),
+            ),
             (vec![(S, real), (super::TEMPLATES, "sidecar,mine")], None),
         ] {
             assert_eq!(gate(&annotations(&pairs)).expect("valid"), reason, "{pairs:?}");
@@ -183,7 +211,11 @@ mod tests {
             (super::REROUTE[0], "net1", Kind::Unsupported),
             (super::REROUTE[1], "net1", Kind::Unsupported),
             (super::PROXY_CONFIG, "proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: \"true\"\n", Kind::Unsupported),
-            (super::PROXY_CONFIG, r#"{"proxyMetadata":{"ISTIO_META_DNS_CAPTURE":"true"}}"#, Kind::Unsupported),
+            (
+                super::PROXY_CONFIG,
+                r#"{"proxyMetadata":{"ISTIO_META_DNS_CAPTURE":"true"}}"#,
+                Kind::Unsupported,
+            ),
             (super::PROXY_CONFIG, "interceptionMode: TPROXY", Kind::Unsupported),
             ("traffic.sidecar.istio.io/excludeOutboundPorts", "http", Kind::Config),
             ("traffic.sidecar.istio.io/includeOutboundIPRanges", "10.0.0.0/8,*", Kind::Config),
@@ -200,12 +232,22 @@ mod tests {
         for (key, value) in [
             (super::MODE, "REDIRECT"),
             (super::REROUTE[0], ""),
-            (super::PROXY_CONFIG, "holdApplicationUntilProxyStarts: true\nproxyMetadata:\n  ISTIO_META_DNS_CAPTURE: \"false\" # no\n"),
-            (super::PROXY_CONFIG, r#"{"interceptionMode":"REDIRECT","proxyMetadata":{"ISTIO_META_DNS_CAPTURE":"false"}}"#),
+            (
+                super::PROXY_CONFIG,
+                "holdApplicationUntilProxyStarts: true\nproxyMetadata:\n  ISTIO_META_DNS_CAPTURE: \"false\" # no\n",
+            ),
+            (
+                super::PROXY_CONFIG,
+                r#"{"interceptionMode":"REDIRECT","proxyMetadata":{"ISTIO_META_DNS_CAPTURE":"false"}}"#,
+            ),
             (super::PROXY_CONFIG, "ISTIO_META_DNS_CAPTURE"),
             ("status.sidecar.istio.io/port", "15020"),
         ] {
-            assert_eq!(annotated(&annotations(&[(key, value)])).expect("valid"), shunt_api::Redirect::default(), "{key} {value}");
+            assert_eq!(
+                annotated(&annotations(&[(key, value)])).expect("valid"),
+                shunt_api::Redirect::default(),
+                "{key} {value}"
+            );
         }
     }
 }

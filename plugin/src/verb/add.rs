@@ -47,7 +47,9 @@ fn forget(request: &AddRequest) -> Result<(), Error> {
         return Ok(());
     }
     let locks = Lock::new(places.state_dir, request.deadline.at());
-    let held = locks.take(&lock_name(&name)).failed(Kind::TryAgain, || "waiting for another run of this container")?;
+    let held = locks
+        .take(&lock_name(&name))
+        .failed(Kind::TryAgain, || "waiting for another run of this container")?;
     remove(places, &locks, &name)?;
     held.discard();
     Ok(())
@@ -58,7 +60,9 @@ fn intercept(request: &AddRequest, plan: Plan) -> Result<Outcome, Error> {
     let netns = pod_netns(&request.netns)?;
     let name = request.attachment.pin_name();
     let locks = Lock::new(places.state_dir, request.deadline.at());
-    let held = locks.take(&lock_name(&name)).failed(Kind::TryAgain, || "waiting for another run of this container")?;
+    let held = locks
+        .take(&lock_name(&name))
+        .failed(Kind::TryAgain, || "waiting for another run of this container")?;
     let outcome = installed(request, plan, &netns, &locks);
     // No DEL need come for a sandbox that was never made: the lock's file would stay.
     if outcome.is_err() && known(places, &name).is_ok_and(|known| !known) {
@@ -93,9 +97,10 @@ fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) 
         plan,
         receipt,
     };
-    let finished = request.deadline.before("recording the attachment").and_then(|_| {
-        records.write(&record).failed(Kind::Record, || "recording the attachment")
-    });
+    let finished = request
+        .deadline
+        .before("recording the attachment")
+        .and_then(|_| records.write(&record).failed(Kind::Record, || "recording the attachment"));
     match finished {
         Ok(()) => Ok(Outcome::new("intercepted: ebpf")),
         // A pod that was captured before stays captured: its processes run.

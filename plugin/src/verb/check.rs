@@ -10,15 +10,21 @@ use crate::record::Records;
 pub(super) fn run(request: &CheckRequest) -> Result<Outcome, Error> {
     let places = places(&request.conf.settings);
     let name = request.attachment.pin_name();
-    let record = Records::new(places.state_dir).read(&name).failed(Kind::Record, || "reading the attachment's record")?;
+    let record = Records::new(places.state_dir)
+        .read(&name)
+        .failed(Kind::Record, || "reading the attachment's record")?;
     let decision = decide(&request.pod, &request.conf.annotations, &request.conf.settings)?;
     let Some(record) = record else {
         return match decision {
             Decision::Skip(reason) => Ok(Outcome::new(format!("not intercepted: {reason}"))),
-            Decision::Intercept(_) if request.conf.settings.failure_policy == shunt_api::FailurePolicy::Open => {
+            Decision::Intercept(_)
+                if request.conf.settings.failure_policy == shunt_api::FailurePolicy::Open =>
+            {
                 Ok(Outcome::new("not intercepted: failurePolicy is open"))
             }
-            Decision::Intercept(_) => Err(Error::new(Kind::Verify, "the pod is to be intercepted and has no record of it")),
+            Decision::Intercept(_) => {
+                Err(Error::new(Kind::Verify, "the pod is to be intercepted and has no record of it"))
+            }
         };
     };
     let netns = pod_netns(&request.netns)?;

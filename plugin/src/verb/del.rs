@@ -34,7 +34,8 @@ fn removed(request: &DelRequest, places: Places<'_>) -> Result<bool, Error> {
         return Ok(false);
     }
     let records = Records::new(places.state_dir);
-    let held = locks.take(&lock_name(&name)).failed(Kind::TryAgain, || "waiting for another run of this container");
+    let held =
+        locks.take(&lock_name(&name)).failed(Kind::TryAgain, || "waiting for another run of this container");
     // Better removed beside a run that hangs than not removed.
     if let Err(error) = &held {
         warn!(request.log, "removing without the attachment's lock"; "details" => error.details());

@@ -17,8 +17,11 @@ pub(super) fn run(request: &GcRequest) -> Result<Outcome, Error> {
     };
     let places = places(&request.conf.settings);
     let keep: BTreeSet<String> = valid.iter().map(crate::attachment::Attachment::pin_name).collect();
-    let mut names: BTreeSet<String> =
-        Records::new(places.state_dir).names().failed(Kind::Io, || "listing the records")?.into_iter().collect();
+    let mut names: BTreeSet<String> = Records::new(places.state_dir)
+        .names()
+        .failed(Kind::Io, || "listing the records")?
+        .into_iter()
+        .collect();
     names.extend(backend::attachments(places)?);
     let mut removed = 0;
     let mut first = Ok(());
@@ -38,7 +41,9 @@ pub(super) fn run(request: &GcRequest) -> Result<Outcome, Error> {
 /// Removes one attachment unless it belongs to another network, or was made while this ran: the list knows neither.
 fn collect(request: &GcRequest, places: Places<'_>, name: &str) -> Result<bool, Error> {
     let locks = Lock::new(places.state_dir, request.deadline.at());
-    let held = locks.take(&lock_name(name)).failed(Kind::TryAgain, || "waiting for another run of this container")?;
+    let held = locks
+        .take(&lock_name(name))
+        .failed(Kind::TryAgain, || "waiting for another run of this container")?;
     let record = Records::new(places.state_dir).read(name).unwrap_or_default();
     if record.is_some_and(|record| record.network != request.conf.name) {
         return Ok(false);

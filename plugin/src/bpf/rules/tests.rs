@@ -260,9 +260,8 @@ fn a_range_is_few_prefixes_and_no_entry_comes_twice() {
 
 fn networks() -> impl Strategy<Value = Vec<IpNetwork>> {
     let v4 = (any::<u32>(), 0_u8..=32).prop_map(|(a, p)| (IpAddr::from(a.to_be_bytes()), p));
-    let v6 = (0_u128..4, any::<u32>(), 0_u8..=128).prop_map(|(top, low, p)| {
-        (IpAddr::from(((top << 125) | u128::from(low)).to_be_bytes()), p)
-    });
+    let v6 = (0_u128..4, any::<u32>(), 0_u8..=128)
+        .prop_map(|(top, low, p)| (IpAddr::from(((top << 125) | u128::from(low)).to_be_bytes()), p));
     let one = prop_oneof![v4, v6].prop_map(|(ip, prefix)| {
         let network = IpNetwork::new(ip, prefix).expect("a network");
         IpNetwork::new(network.network(), prefix).expect("a network")
@@ -276,8 +275,11 @@ fn port_ranges() -> impl Strategy<Value = Vec<PortRange>> {
 }
 
 fn destinations() -> impl Strategy<Value = IpAddr> {
-    prop_oneof![any::<u32>().prop_map(|a| IpAddr::from(a.to_be_bytes())), (0_u128..4, any::<u32>())
-        .prop_map(|(top, low)| IpAddr::from(((top << 125) | u128::from(low)).to_be_bytes()))]
+    prop_oneof![
+        any::<u32>().prop_map(|a| IpAddr::from(a.to_be_bytes())),
+        (0_u128..4, any::<u32>())
+            .prop_map(|(top, low)| IpAddr::from(((top << 125) | u128::from(low)).to_be_bytes()))
+    ]
 }
 
 /// The plan read literally, list by list: what the trie has to agree with.
