@@ -91,7 +91,7 @@ impl Netns {
         let own = format!("{:032x} 80 ", ip.to_bits());
         let arrived = || {
             let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
-            routes.lines().filter(|line| line.starts_with(&own)).any(|line| is_local(line))
+            routes.lines().filter(|line| line.starts_with(&own)).any(is_local)
         };
         self.enter(|| {
             for _round in 0..1000 {
