@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::poll;
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// Any address in here is answered by the world; apps dial it as they dial a Service.
@@ -81,6 +82,26 @@ impl Netns {
             assert!(done.status.success(), "{tool} {arguments:?} <<{input}>>: {said}");
             String::from_utf8_lossy(&done.stdout).into_owned()
         })
+    }
+
+    /// Waits until the kernel routes an IPv6 address to itself. It does so from a work queue, a moment after the address
+    /// was added; what connects to it in that moment asks the neighbours. The plugins that make a pod's interfaces wait
+    /// for it too.
+    fn settle(&self, ip: Ipv6Addr) {
+        let own = format!("{:032x} 80 ", ip.to_bits());
+        let arrived = || {
+            let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
+            routes.lines().filter(|line| line.starts_with(&own)).any(is_local)
+        };
+        self.enter(|| {
+            for _round in 0..1000 {
+                if arrived() {
+                    return;
+                }
+                let _waited = poll(&mut [], 5_u8);
+            }
+            panic!("the kernel never took {ip} for its own");
+        });
     }
 
     /// Writes a setting below `/proc/sys/net`.
@@ -248,7 +269,14 @@ pub(crate) fn wire(dir: &Path, name: &str, world: &World, shape: &Shape, number:
     world.netns.ip(&outside);
     netns.ip(&inside);
     netns.set("ipv4/tcp_fastopen", "3");
+    shape.interfaces.iter().filter_map(|interface| interface.v6).for_each(|ip| netns.settle(ip));
     netns
+}
+
+/// Whether a line of `/proc/net/ipv6_route` is of the kind the kernel makes for own addresses (`RTF_LOCAL`).
+fn is_local(line: &str) -> bool {
+    let flags = line.split_whitespace().nth(8).and_then(|flags| u32::from_str_radix(flags, 16).ok());
+    flags.is_some_and(|flags| flags & 0x8000_0000 != 0)
 }
 
 /// The address of that family on an interface; the test's mistake if there is none.
