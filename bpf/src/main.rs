@@ -11,7 +11,10 @@
     expect(clippy::cast_possible_truncation, reason = "context fields are 32 bits wide whatever they hold"),
     expect(clippy::indexing_slicing, reason = "checked by the verifier, and there is no panic to speak of"),
     expect(clippy::needless_pass_by_value, reason = "what the program macros call"),
-    expect(clippy::needless_borrows_for_generic_args, reason = "a key is handed to a helper by address: no copy")
+    expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "a key is handed to a helper by address: no copy"
+    )
 )]
 
 #[cfg(not(target_arch = "bpf"))]

@@ -76,7 +76,10 @@ impl Series {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let started = Instant::now();
-        #[expect(clippy::zombie_processes, reason = "waited for below, by the call that also tells its peak memory")]
+        #[expect(
+            clippy::zombie_processes,
+            reason = "waited for below, by the call that also tells its peak memory"
+        )]
         let mut child = command.spawn().expect("the program starts");
         child
             .stdin
