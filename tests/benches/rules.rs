@@ -3,14 +3,18 @@
 //! Two pods of one node, one with ten entries and one with a hundred thousand, take turns. Nobody listens as their proxy, so that a
 //! connection is the hook, the look-ups and a refusal, and nothing else.
 
-#![expect(clippy::print_stdout, clippy::expect_used, reason = "a bench prints its figures and stops where it cannot measure")]
+#![expect(
+    clippy::print_stdout,
+    clippy::expect_used,
+    reason = "a bench prints its figures and stops where it cannot measure"
+)]
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use shunt_tests::net::Shape;
 use shunt_tests::need;
+use shunt_tests::net::Shape;
 use shunt_tests::node::{Node, Pod};
 
 const ROUNDS: usize = 60;
@@ -29,7 +33,8 @@ fn main() {
     });
     let [mut few, mut many] = pods;
     // A process of the pods' cgroup: that is where the hooks are.
-    std::fs::write(few.1.cgroup.join("cgroup.procs"), std::process::id().to_string()).expect("a cgroup of ours");
+    std::fs::write(few.1.cgroup.join("cgroup.procs"), std::process::id().to_string())
+        .expect("a cgroup of ours");
     for _ in 0..ROUNDS {
         for (_, pod, _, times) in [&mut few, &mut many] {
             times.push(connect(pod));
@@ -42,7 +47,13 @@ fn main() {
     println!("{:<10} {:>12} {:>12} {:>10} {:>10}", "entries", "ADD", "median", "p10", "p90");
     for (entries, _, add, times) in [&few, &many] {
         let at = |share| at(times, share).as_nanos();
-        println!("{entries:<10} {:>9} ms {:>9} ns {:>7} ns {:>7} ns", add.as_millis(), at(50), at(10), at(90));
+        println!(
+            "{entries:<10} {:>9} ms {:>9} ns {:>7} ns {:>7} ns",
+            add.as_millis(),
+            at(50),
+            at(10),
+            at(90)
+        );
     }
     let ratio = at(&many.3, 50).as_secs_f64() / at(&few.3, 50).as_secs_f64();
     println!("\nratio of medians, 100,000 to 10: {ratio:.3}");

@@ -82,11 +82,20 @@ fn the_entry_is_appended_to_a_primarys_list() {
     need::tool("jq");
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("10-calico.conflist");
-    fs::write(&file, r#"{"name":"k8s-pod-network","cniVersion":"1.0.0","plugins":[{"type":"calico","mtu":0}]}"#)
-        .expect("a primary's list");
+    fs::write(
+        &file,
+        r#"{"name":"k8s-pod-network","cniVersion":"1.0.0","plugins":[{"type":"calico","mtu":0}]}"#,
+    )
+    .expect("a primary's list");
     let script = script("jq").replace("/etc/cni/net.d", &directory.path().display().to_string());
     run(Command::new("bash").args(["-euc", &script]));
     let list: Value = serde_json::from_slice(&fs::read(&file).expect("the list")).expect("JSON");
-    let types: Vec<_> = list.pointer("/plugins").and_then(Value::as_array).expect("plugins").iter().map(|p| &p["type"]).collect();
+    let types: Vec<_> = list
+        .pointer("/plugins")
+        .and_then(Value::as_array)
+        .expect("plugins")
+        .iter()
+        .map(|p| &p["type"])
+        .collect();
     assert_eq!(types, ["calico", "shunt"]);
 }
