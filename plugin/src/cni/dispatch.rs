@@ -184,3 +184,6 @@ fn quietly(log: &Logger, trail: &Trail, outcome: Result<Outcome, Error>) -> Resu
 fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;
