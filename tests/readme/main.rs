@@ -1,6 +1,6 @@
 //! What the README tells a newcomer to type and to write is typed and read here, as it stands there.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test stops where its ground gives way")]
+#![expect(clippy::expect_used, reason = "a test stops where its ground gives way")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
