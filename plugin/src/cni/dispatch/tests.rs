@@ -430,7 +430,7 @@ fn standard_input_that_does_not_end() {
     }
     impl Input for Silent {
         fn wait(&mut self, patience: Duration) -> io::Result<bool> {
-            std::thread::sleep(patience);
+            std::thread::park_timeout(patience);
             Ok(false)
         }
     }
