@@ -65,7 +65,7 @@ if wants demo; then
 fi
 if wants test; then
     need iptables has_command iptables-restore
-    need strace has_command strace
+    need jq has_command jq
 fi
 if wants fuzz; then need g++ has_command c++; fi
 

@@ -7,7 +7,7 @@ use aya_ebpf::programs::SkLookupContext;
 use shunt_abi::decide::{self, Inbound, Verdict};
 use shunt_abi::{Address, LISTENERS_PER_SLOT, ListenerKey, PairKey, Reason, names, virtual_port};
 
-use crate::context::{AF_INET, read, read6};
+use crate::context::{read, read6};
 use crate::maps::{self, LISTENERS, PAIRS, PodRules};
 
 const IPPROTO_TCP: u32 = 6;
@@ -62,16 +62,21 @@ fn paired(pod: u64, client: Address, virtual_port: u32, lookup: *const bpf_sk_lo
     unsafe { PAIRS.get(&key) }.map(|pair| pair.slot)
 }
 
+/// Both addresses, without a branch: the verifier would walk everything that follows once for each family, and that is what loading
+/// a pod's program costs. The kernel gives zeros for the fields of the other family.
 #[inline(always)]
 fn addresses(lookup: *const bpf_sk_lookup) -> (Address, Address) {
-    if read!(bpf_sk_lookup, lookup, family) == AF_INET {
-        (
-            Address::v4(read!(bpf_sk_lookup, lookup, remote_ip4)),
-            Address::v4(read!(bpf_sk_lookup, lookup, local_ip4)),
-        )
-    } else {
-        (read6!(bpf_sk_lookup, lookup, remote_ip6), read6!(bpf_sk_lookup, lookup, local_ip6))
-    }
+    // AF_INET is 2 and AF_INET6 is 10: the bit they differ in, as a mask for IPv4.
+    let is_v4 = (read!(bpf_sk_lookup, lookup, family) >> 3 & 1).wrapping_sub(1);
+    let source = (read6!(bpf_sk_lookup, lookup, remote_ip6), read!(bpf_sk_lookup, lookup, remote_ip4));
+    let destination = (read6!(bpf_sk_lookup, lookup, local_ip6), read!(bpf_sk_lookup, lookup, local_ip4));
+    (joined(source, is_v4), joined(destination, is_v4))
+}
+
+#[inline(always)]
+fn joined((v6, v4): (Address, u32), is_v4: u32) -> Address {
+    let [a, b, c, d] = v6.0;
+    Address([a, b, c | (Address::v4(0).0[2] & is_v4), d | v4])
 }
 
 /// The first listener of the slot that can take this connection; the kernel then picks one of its reuseport group. None: a reset,

@@ -48,6 +48,17 @@ pub struct Interfaces {
 }
 
 impl Interfaces {
+    /// True if connections of one family can leave the pod with different source addresses, link-local ones aside.
+    pub fn has_choice_of_source(&self) -> bool {
+        let far = |address: &&OwnAddress| match address.ip {
+            IpAddr::V4(_) => address.interface != "lo",
+            IpAddr::V6(v6) => address.interface != "lo" && !v6.is_unicast_link_local(),
+        };
+        let count =
+            |v4| self.addresses.iter().filter(far).filter(|address| address.ip.is_ipv4() == v4).count();
+        count(true) > 1 || count(false) > 1
+    }
+
     /// True if the pod has an IPv6 address that reaches further than its link.
     pub fn has_v6(&self) -> bool {
         let far = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if !v6.is_unicast_link_local());
@@ -57,9 +68,11 @@ impl Interfaces {
 
 /// Reads the namespace of the calling thread, and with it gives the loopback interface the IPv6 address a proxy binds to hand
 /// inbound traffic on to the app (`::6`): 127.0.0.6 is there without doing anything, its twin is not. True if it had to be added.
-pub fn interfaces_with_passthrough() -> Outcome<(Interfaces, bool)> {
+///
+/// Routes are read only where they can matter: when there is a choice of source addresses, or `all_routes` asks for them.
+pub fn interfaces_with_passthrough(all_routes: bool) -> Outcome<(Interfaces, bool)> {
     talk(async |handle| {
-        let mut found = read(handle).await?;
+        let mut found = read(handle, all_routes).await?;
         let is_passthrough = |address: &OwnAddress| address.ip == IpAddr::V6(PASSTHROUGH);
         let lo = found.index_of_loopback;
         if !found.has_v6() || found.addresses.iter().any(is_passthrough) {
@@ -114,15 +127,18 @@ fn talk<T>(conversation: impl AsyncFnOnce(&Handle) -> Outcome<T>) -> Outcome<T> 
     })
 }
 
-async fn read(handle: &Handle) -> Outcome<Interfaces> {
+async fn read(handle: &Handle, all_routes: bool) -> Outcome<Interfaces> {
     let names = names(handle).await?;
     let index_of_loopback = names.iter().find(|(_, name)| *name == "lo").map_or(1, |(index, _)| *index);
     let addresses = addresses(handle, &names).await?;
-    let mut routes = routes(handle, RouteMessageBuilder::<Ipv4Addr>::new().build(), &names).await?;
-    routes.extend(routes_of_v6(handle, &names).await?);
-    let mut names: Vec<String> = names.into_values().collect();
-    names.sort();
-    Ok(Interfaces { names, index_of_loopback, addresses, routes })
+    let mut found = Interfaces { index_of_loopback, addresses, ..Interfaces::default() };
+    if all_routes || found.has_choice_of_source() {
+        found.routes = routes(handle, RouteMessageBuilder::<Ipv4Addr>::new().build(), &names).await?;
+        found.routes.extend(routes_of_v6(handle, &names).await?);
+    }
+    found.names = names.into_values().collect();
+    found.names.sort();
+    Ok(found)
 }
 
 async fn names(handle: &Handle) -> Outcome<HashMap<u32, String>> {

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use crate::bed::{Bed, with_own_mounts};
 
@@ -208,4 +209,25 @@ fn a_shared_bpf_directory() {
     place.add(&pod);
     place.del(&pod);
     assert!(theirs.is_dir() && map.exists(), "{}", place.log());
+}
+
+/// A host that has mounted neither a BPF file system nor a cgroup2 hierarchy gets both from us.
+#[test]
+fn a_host_without_the_file_systems() {
+    let bed = Bed::new();
+    let (place, pod) = (bed.place(), bed.pod());
+    with_own_mounts(|| {
+        let parent = place.bpf.parent().expect("below a BPF file system").to_path_buf();
+        for mounted in [shunt_tests::cgroup::mount_point().expect("a cgroup2 mount"), parent] {
+            // As often as something is mounted there.
+            while umount2(&mounted, MntFlags::MNT_DETACH).is_ok() {}
+        }
+        place.call("ADD", &pod).run().ok();
+        place.call("CHECK", &pod).run().silent();
+        let cgroup2 = statfs(&place.state.join("cgroup2")).expect("made").filesystem_type();
+        assert_eq!(cgroup2, CGROUP2_SUPER_MAGIC, "{}", place.log());
+        assert!(place.object().join("links/connect4").exists(), "{}", place.log());
+        place.call("DEL", &pod).run().silent();
+        umount2(&place.state.join("cgroup2"), MntFlags::MNT_DETACH).expect("ours");
+    });
 }

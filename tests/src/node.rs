@@ -274,7 +274,8 @@ pub struct Pod {
     container: String,
     name: String,
     uid: String,
-    cgroup: PathBuf,
+    /// Directory of its cgroup.
+    pub cgroup: PathBuf,
 }
 
 impl Pod {

@@ -53,8 +53,6 @@ impl Changes {
 
 /// Prepare, write maps, attach, verify. See [`super::install`].
 pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
-    let name = job.attachment.pin_name();
-    let locks = Lock::new(places.state_dir, job.deadline);
     let cgroups =
         Cgroups::find(places.state_dir).failed(Kind::Capability, || "finding the cgroup2 hierarchy")?;
     let cgroup = cgroups
@@ -62,33 +60,67 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
         .failed(Kind::Config, || "finding the pod's cgroup (runtimeConfig.cgroupPath)")?;
     let ids = userns::outside(job.netns, &job.plan.exempt_uids, &job.plan.exempt_gids)
         .failed(Kind::Netns, || "translating the proxy's ids")?;
-    let seen = job.netns.run(look).failed(Kind::Netns, || "looking at the pod's network namespace")?;
+    let all_routes = !job.plan.exclude_interfaces.is_empty();
+    let seen = job
+        .netns
+        .run(|| look(all_routes))
+        .failed(Kind::Netns, || "looking at the pod's network namespace")?;
+    let installed = place(places, job, &seen, &ids, &cgroups, cgroup);
+    // A pod that was captured before stays captured: its processes run.
+    match (installed, job.before) {
+        (Err(error), None) => {
+            match seen
+                .changes
+                .revert(job.netns)
+                .failed(Kind::Netns, || "undoing the ADD in the pod's namespace")
+            {
+                Ok(()) => Err(error),
+                Err(undo) => Err(error.with_undo(undo)),
+            }
+        }
+        (installed, _) => installed,
+    }
+}
+
+/// Everything outside the namespace.
+fn place(
+    places: Places<'_>,
+    job: &Job<'_>,
+    seen: &Seen,
+    ids: &ProxyIds,
+    cgroups: &Cgroups,
+    cgroup: PodCgroup,
+) -> Result<Receipt, Error> {
     if !has_address(&seen.interfaces) {
         return Err(Error::new(
             Kind::Attach,
             "no interface of the pod has an address: chain shunt after the plugin that assigns one",
         ));
     }
-    let layout = programs(places, job, &locks, &cgroups, &cgroup)?;
+    let name = job.attachment.pin_name();
+    let locks = Lock::new(places.state_dir, job.deadline);
+    let layout = programs(places, job, &locks, cgroups, &cgroup)?;
     let pins = PodPins { layout: &layout, name: &name, cookie: seen.cookie };
     let first = !layout.pod(&name, seen.cookie).is_dir();
-    let before = job.before.map(Changes::of).unwrap_or_default();
-    let installed = capture(&pins, job, &seen, &ids, &cgroup)
+    let installed = capture(&pins, job, seen, ids, &cgroup)
         .and_then(|generation| remove_others(places, &layout, &name, seen.cookie).map(|()| generation));
     match installed {
-        Ok(generation) => Ok(Receipt::Ebpf {
-            abi: VERSION,
-            object: layout.hash().to_owned(),
-            cookie: seen.cookie,
-            generation,
-            pod_cgroup: cgroup.pod,
-            all_pods: cgroup.all_pods,
-            reserved_ports: seen.changes.reserved_ports.or(before.reserved_ports),
-            passthrough: seen.changes.passthrough || before.passthrough,
-        }),
+        Ok(generation) => {
+            let before = job.before.map(Changes::of).unwrap_or_default();
+            Ok(Receipt::Ebpf {
+                abi: VERSION,
+                object: layout.hash().to_owned(),
+                cookie: seen.cookie,
+                generation,
+                pod_cgroup: cgroup.pod,
+                all_pods: cgroup.all_pods,
+                reserved_ports: seen.changes.reserved_ports.clone().or(before.reserved_ports),
+                passthrough: seen.changes.passthrough || before.passthrough,
+            })
+        }
         // A pod that was captured before stays captured: its processes run.
         Err(error) if !first => Err(error),
-        Err(error) => Err(match undo(&layout, &pins, job.netns, &seen.changes) {
+        Err(error) => Err(match undo(&pins) {
             Ok(()) => error,
             Err(undo) => error.with_undo(undo),
         }),
@@ -96,9 +128,9 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
 }
 
 /// Runs inside the namespace.
-fn look() -> Outcome<Seen> {
+fn look(all_routes: bool) -> Outcome<Seen> {
     let cookie = cookie_of_thread()?;
-    let (interfaces, passthrough) = interfaces_with_passthrough()?;
+    let (interfaces, passthrough) = interfaces_with_passthrough(all_routes)?;
     // Last: what came before is undone by the caller only if this works too.
     let reserved_ports = ports::reserve().inspect_err(|_| {
         if passthrough {
@@ -165,12 +197,10 @@ fn read_back(pins: &PodPins<'_>, netns: &Netns, wanted: &Encoded) -> Result<(), 
     Ok(())
 }
 
-/// Takes back a first ADD that failed.
-fn undo(layout: &Layout, pins: &PodPins<'_>, netns: &Netns, changes: &Changes) -> Result<(), Error> {
-    let reverted = changes.revert(netns);
+/// Takes back what a first ADD that failed has made outside the namespace.
+fn undo(pins: &PodPins<'_>) -> Result<(), Error> {
     pins.remove()
-        .and_then(|()| crate::bpf::pins::remove_tree(&layout.attachment(pins.name)))
-        .and(reverted)
+        .and_then(|()| crate::bpf::pins::remove_tree(&pins.layout.attachment(pins.name)))
         .failed(Kind::Attach, || "undoing the ADD")
 }
 

@@ -95,16 +95,8 @@ fn add_addresses(trie: &mut Trie, plan: &Plan, interfaces: &Interfaces) {
 /// Adds the routes where they matter: to tell which of several own addresses a destination is reached from, or that it is
 /// reached over an excluded interface. True if any was added.
 fn add_routes(trie: &mut Trie, plan: &Plan, interfaces: &Interfaces) -> bool {
-    let count = |v4: bool| {
-        interfaces
-            .addresses
-            .iter()
-            .filter(|a| a.ip.is_ipv4() == v4 && a.interface != "lo" && !is_link_local(&a.ip))
-            .count()
-    };
-    let link_local = interfaces.addresses.iter().any(|a| is_link_local(&a.ip)) && count(false) > 0;
-    if count(true) < 2 && count(false) < 2 && !link_local && plan.exclude_interfaces.is_empty() {
-        return false;
+    if !interfaces.has_choice_of_source() && plan.exclude_interfaces.is_empty() {
+        return add_link_local(trie, interfaces);
     }
     for route in &interfaces.routes {
         let excluded = plan.exclude_interfaces.contains(&route.interface);
@@ -113,6 +105,20 @@ fn add_routes(trie: &mut Trie, plan: &Plan, interfaces: &Interfaces) -> bool {
         trie.add_route(&route.destination, bits, source.map_or(Address::UNSPECIFIED, Address::from_ip));
     }
     !interfaces.routes.is_empty()
+}
+
+/// A pod with one address of each family still has a second IPv6 one, from which it reaches its link's neighbours.
+fn add_link_local(trie: &mut Trie, interfaces: &Interfaces) -> bool {
+    let own = interfaces.addresses.iter().find(|address| is_link_local(&address.ip));
+    let (Some(own), true) = (own, interfaces.has_v6()) else {
+        return false;
+    };
+    let key = RuleKey::address(kind::ROUTE, Address([0xfe80_0000_u32.to_be(), 0, 0, 0]));
+    trie.entries.insert(
+        (ordered(key), RuleKey::address_bits(10)),
+        Rule { source: Address::from_ip(own.ip), bits: 0 },
+    );
+    true
 }
 
 /// The address the kernel would choose on an interface: of the destination's family, link-local to reach link-local.

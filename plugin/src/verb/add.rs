@@ -4,7 +4,7 @@ use shunt_api::FailurePolicy;
 use slog::{debug, warn};
 
 use super::{known, lock_name, places, pod_netns, remove};
-use crate::backend::{self, Job, Places};
+use crate::backend::{self, Job};
 use crate::cni::{AddRequest, Outcome, PodRef};
 use crate::error::{Error, Failed as _, Kind};
 use crate::lock::Lock;
@@ -77,6 +77,8 @@ fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) 
     let name = request.attachment.pin_name();
     let records = Records::new(places.state_dir);
     let before = earlier(request, &records, &name);
+    // Its record may be lost.
+    let captured = before.is_some() || backend::attachments(places)?.contains(&name);
     let job = Job {
         attachment: &request.attachment,
         netns,
@@ -104,8 +106,12 @@ fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) 
     match finished {
         Ok(()) => Ok(Outcome::new("intercepted: ebpf")),
         // A pod that was captured before stays captured: its processes run.
-        Err(error) if before.is_some() => Err(error),
-        Err(error) => Err(undone(places, locks, &name, error)),
+        Err(error) if captured => Err(error),
+        Err(error) => {
+            let removed = remove(places, locks, &name);
+            let reverted = backend::revert(places, netns, &record.receipt);
+            Err(removed.and(reverted).err().into_iter().fold(error, Error::with_undo))
+        }
     }
 }
 
@@ -115,13 +121,6 @@ fn earlier(request: &AddRequest, records: &Records<'_>, name: &str) -> Option<Re
         debug!(request.log, "the attachment's earlier record is of no use"; "details" => fault.to_string());
         None
     })
-}
-
-fn undone(places: Places<'_>, locks: &Lock<'_>, name: &str, error: Error) -> Error {
-    match remove(places, locks, name) {
-        Ok(()) => error,
-        Err(undo) => error.with_undo(undo),
-    }
 }
 
 fn described(pod: &PodRef) -> String {

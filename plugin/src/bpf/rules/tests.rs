@@ -220,6 +220,20 @@ fn the_stand_in_is_the_address_the_route_would_choose() {
 }
 
 #[test]
+fn a_neighbour_on_the_link_is_reached_from_the_link_local_address() {
+    let mut pod = pod();
+    pod.addresses.push(address("eth0", "fe80::1", None));
+    let all = encode(&plan(), &pod);
+    let stand_in = |to: &str| match goes(&all, APP, "", to, 80) {
+        Verdict::Capture { address, .. } => Some(address.ip()),
+        Verdict::Pass(_) => None,
+    };
+    assert_eq!(stand_in("fe80::99"), Some(ip("fe80::1")));
+    assert_eq!(stand_in("2001::99"), Some(ip("fd01::2")));
+    assert_eq!(stand_in("8.8.8.8"), Some(ip("10.1.0.2")));
+}
+
+#[test]
 fn inbound_lists() {
     let mut plan = plan();
     plan.inbound = Inbound {

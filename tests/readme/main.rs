@@ -1,0 +1,101 @@
+//! What the README tells a newcomer to type and to write is typed and read here, as it stands there.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test stops where its ground gives way")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use shunt_tests::need;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The fenced blocks of one language, without the indentation of the list they may stand in.
+fn blocks(language: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join("README.md")).expect("there is a README");
+    let mut blocks = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.trim_start() != format!("```{language}") {
+            continue;
+        }
+        let indent = line.len() - line.trim_start().len();
+        let inside = lines.by_ref().take_while(|line| line.trim_start() != "```");
+        blocks.push(inside.map(|line| line.get(indent..).unwrap_or_default()).collect::<Vec<_>>().join("\n"));
+    }
+    assert!(!blocks.is_empty(), "no block of {language} in the README");
+    blocks
+}
+
+/// The one shell block that mentions `word`.
+fn script(word: &str) -> String {
+    let found: Vec<String> = blocks("sh").into_iter().filter(|block| block.contains(word)).collect();
+    assert_eq!(found.len(), 1, "shell blocks of the README with {word:?}");
+    found.concat()
+}
+
+fn run(shell: &mut Command) -> String {
+    let output = shell.current_dir(root()).output().expect("a shell runs");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}:\n{text}", output.status);
+    text.into_owned()
+}
+
+#[test]
+fn every_conflist_is_one_we_take() {
+    let mut entries = 0;
+    for block in blocks("json") {
+        let list: Value = serde_json::from_str(&block).unwrap_or_else(|error| panic!("{error} in\n{block}"));
+        for plugin in list.get("plugins").and_then(Value::as_array).expect("a conflist") {
+            let object = plugin.as_object().expect("an entry");
+            if object.get("type").and_then(Value::as_str) == Some("shunt") {
+                let entry = shunt_api::Entry::from_object(object).expect("our entry");
+                let settings = shunt::settings::Settings::new(entry).expect("settings that make sense");
+                shunt::settings::unsupported(&settings).expect("values this version has");
+                entries += 1;
+            }
+        }
+    }
+    assert!(entries >= 2, "after Calico and after Flannel");
+}
+
+/// In namespaces of its own: ptp makes links and addresses in the network it runs in.
+#[test]
+fn cnitool_by_hand() {
+    need::root();
+    let prepare = "mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /var/log; mkdir -p /var/lib/cni; \
+                   mount -t tmpfs tmpfs /var/lib/cni; mount -t bpf bpf /sys/fs/bpf; export TMPDIR=/run; ip link set lo up";
+    let text = run(Command::new("unshare").args(["--mount", "--net", "bash", "-euc"]).arg(format!(
+        "{prepare}\n{}\necho \"left: $(ls /sys/fs/bpf /run/shunt/attachments)\"",
+        script("cnitool")
+    )));
+    assert!(text.contains("Connection refused"), "the app's connection was not captured:\n{text}");
+    assert!(text.contains("\"msg\":\"intercepted: ebpf\""), "the log says so:\n{text}");
+    assert!(!text.contains("byhand@"), "something was left:\n{text}");
+}
+
+#[test]
+fn the_entry_is_appended_to_a_primarys_list() {
+    need::tool("jq");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("10-calico.conflist");
+    fs::write(
+        &file,
+        r#"{"name":"k8s-pod-network","cniVersion":"1.0.0","plugins":[{"type":"calico","mtu":0}]}"#,
+    )
+    .expect("a primary's list");
+    let script = script("jq").replace("/etc/cni/net.d", &directory.path().display().to_string());
+    run(Command::new("bash").args(["-euc", &script]));
+    let list: Value = serde_json::from_slice(&fs::read(&file).expect("the list")).expect("JSON");
+    let types: Vec<_> = list
+        .pointer("/plugins")
+        .and_then(Value::as_array)
+        .expect("plugins")
+        .iter()
+        .map(|p| &p["type"])
+        .collect();
+    assert_eq!(types, ["calico", "shunt"]);
+}
