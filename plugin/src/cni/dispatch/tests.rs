@@ -431,7 +431,7 @@ fn standard_input_that_does_not_end() {
     impl Input for Silent {
         #[expect(clippy::disallowed_methods, reason = "the silence itself")]
         fn wait(&mut self, patience: Duration) -> io::Result<bool> {
-            std::thread::sleep(patience);
+            std::thread::park_timeout(patience);
             Ok(false)
         }
     }
