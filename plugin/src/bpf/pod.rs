@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -68,8 +69,16 @@ const NO_EXIST: u64 = 1;
 
 impl PodPins<'_> {
     /// Makes the attachment's directory: first of all, so that whatever an ADD that is killed leaves can be found.
+    ///
+    /// Only inside an object's directory that is there: one made here would have no programs in it and be taken for a loaded one.
     pub fn prepare(&self) -> Outcome<()> {
-        programs::make_directory(&self.layout.pod(self.name, self.cookie))
+        for directory in [self.layout.attachment(self.name), self.layout.pod(self.name, self.cookie)] {
+            match fs::DirBuilder::new().mode(0o700).create(&directory) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other.tried(|| format!("create directory {}", directory.display()))?,
+            }
+        }
+        Ok(())
     }
 
     /// Writes the map entries: rules before the configuration that makes the programs look at them, rules of an earlier ADD
@@ -183,11 +192,17 @@ impl PodPins<'_> {
     /// same namespace. Goes on after a failure and returns the first.
     pub fn remove(&self) -> Outcome<()> {
         let mut first = Ok(());
-        if !self.layout.shared(self.name, self.cookie)? {
-            for removed in
-                [self.forget_config(), self.forget_rules(), self.forget_counters(), self.forget_listeners()]
-            {
-                first = first.and(removed);
+        // Somebody may have removed the maps' pins by hand: then there is nothing to take out of them.
+        let map = self.layout.map(names::PODS);
+        let is_there = map.try_exists().tried(|| format!("look for {}", map.display()))?;
+        if is_there && !self.layout.shared(self.name, self.cookie)? {
+            // Without its configuration a namespace is nobody's, whatever else is left of it.
+            first = first.and(self.forget_config());
+            for removed in [self.forget_rules(), self.forget_counters(), self.forget_listeners()] {
+                // Maps of another object may be laid out otherwise. What stays in them goes when the object goes.
+                if self.layout.hash() == object::HASH {
+                    first = first.and(removed);
+                }
             }
         }
         // The directory is what the rest is found by: it goes only when the rest is gone.
@@ -196,7 +211,14 @@ impl PodPins<'_> {
     }
 
     fn forget_config(&self) -> Outcome<()> {
-        gone(pods(self.layout)?.remove(&self.cookie)).tried(|| "remove the pod's configuration")
+        let path = self.layout.map(names::PODS);
+        let what = || format!("remove the pod's configuration from {}", path.display());
+        let map = sys::open(&path).tried(what)?;
+        // By key alone, which is a cookie in every version: the value may be another version's.
+        match sys::remove(map.as_fd(), &self.cookie) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).tried(what),
+            _ => Ok(()),
+        }
     }
 
     fn forget_rules(&self) -> Outcome<()> {

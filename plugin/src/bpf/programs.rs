@@ -219,13 +219,18 @@ fn discard_half_loaded(bpf_dir: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Removes the pins of objects other than this plugin's that serve no pod any more.
+/// Removes the pins of objects other than this plugin's that serve no pod any more. Another version of the plugin may just have
+/// loaded one of them and not yet made its pod's place there: the object's directory is renamed first, so that it is there
+/// whole or not at all, and that ADD fails cleanly (see `PodPins::prepare`) and loads anew when it is repeated.
 pub fn collect(bpf_dir: &Path, locks: &Lock<'_>) -> Outcome<()> {
     for layout in Layout::all(bpf_dir)? {
         if layout.hash() != object::HASH && layout.attachments()?.is_empty() {
             let _held = locks.take("load")?;
             if layout.attachments()?.is_empty() {
-                remove_tree(layout.root())?;
+                let aside = bpf_dir.join(format!("{TEMPORARY}{}-old", std::process::id()));
+                fs::rename(layout.root(), &aside)
+                    .tried(|| format!("set programs aside: {}", layout.root().display()))?;
+                remove_tree(&aside)?;
             }
         }
     }

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use aya_obj::generated::{bpf_attach_type, bpf_insn};
 
+const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const PROG_LOAD: libc::c_int = 5;
 const OBJ_PIN: libc::c_int = 6;
@@ -196,6 +197,21 @@ pub(super) fn next_key(map: BorrowedFd<'_>, key: &TrieEntry) -> io::Result<Optio
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Removes an entry whose key is a pod's.
+pub(super) fn remove(map: BorrowedFd<'_>, key: &shunt_abi::PodKey) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        map: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let mut attr =
+        Attr { map: raw(map), padding: 0, key: address(std::ptr::from_ref(key)), value: 0, flags: 0 };
+    bpf(MAP_DELETE_ELEM, &mut attr).map(drop)
 }
 
 /// Borrows any descriptor-like value; only here so that callers need not import the trait.

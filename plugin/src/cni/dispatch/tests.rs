@@ -429,7 +429,6 @@ fn standard_input_that_does_not_end() {
         }
     }
     impl Input for Silent {
-        #[expect(clippy::disallowed_methods, reason = "the silence itself")]
         fn wait(&mut self, patience: Duration) -> io::Result<bool> {
             std::thread::park_timeout(patience);
             Ok(false)
