@@ -15,7 +15,7 @@ read -r passed failed skipped < <(awk '/^test result: / {
     } END { print p + 0, f + 0, s + 0 }' "$log")
 # A test program that died on the way counted nothing.
 if [ "$status" != 0 ] && [ "$failed" = 0 ]; then failed=1; fi
-if [ "$passed" = 0 ]; then status=1; fi
+if [ "$passed" = 0 ] || [ "$failed" != 0 ]; then status=1; fi
 count="$passed passed, $failed failed"
 if [ "$skipped" != 0 ]; then count+=", $skipped skipped"; fi
 echo "$count" >target/test.count # for ci.sh, which says it again at its end
