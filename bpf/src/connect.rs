@@ -91,12 +91,20 @@ fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, destination: Add
         return Sent::AsAsked;
     }
     let source_port = read!(bpf_sock, sk, src_port) as u16;
-    let connection =
-        Outbound { uid: ctx.uid(), gid: ctx.gid(), destination, port, source: context::local_address(sk) };
+    let connection = Outbound {
+        uid: ctx.uid(),
+        gid: ctx.gid(),
+        destination,
+        port,
+        source: context::local_address(sk),
+        before_proxy: false,
+    };
     let verdict = decide::outbound(pod, &PodRules(cookie), &connection);
     maps::count(cookie, verdict.reason());
-    let Verdict::Capture { slot, address, .. } = verdict else {
-        return Sent::AsAsked;
+    let (slot, address) = match verdict {
+        Verdict::Pass(_) => return Sent::AsAsked,
+        Verdict::Refuse(_) => return Sent::Refused,
+        Verdict::Capture { slot, address, .. } => (slot, address),
     };
     let rotation = if source_port == 0 { rotation() } else { 0 };
     let virtual_port = virtual_port::pick(destination, port, rotation, source_port);

@@ -42,7 +42,7 @@ pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
         let verdict = decide::inbound(pod, &PodRules(cookie), &connection);
         maps::count(cookie, verdict.reason());
         match verdict {
-            Verdict::Pass(_) => return sk_action::SK_PASS,
+            Verdict::Pass(_) | Verdict::Refuse(_) => return sk_action::SK_PASS,
             Verdict::Capture { slot, .. } => slot,
         }
     };

@@ -1,10 +1,14 @@
 //! What one pod gets: every question answered, in the words of no mesh. Goes into the record and to the backends.
 
+use std::net::IpAddr;
+
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 pub use shunt_api::{BeforeProxy, Include, Mesh, PortRange, Redirect, Udp};
 
 use crate::error::{Error, Kind};
+use crate::policy::Layer;
+use crate::profile::Profile;
 
 /// What one pod gets.
 ///
@@ -30,12 +34,39 @@ pub struct Plan {
     /// Port that the proxy's tunnel uses on both ends: passes inbound, and the proxy's own connections to it are not
     /// turned round (Istio's 15008).
     pub tunnel_port: Option<u16>,
+    /// Whether the proxy's own connections to the pod's addresses, and to loopback addresses other than 127.0.0.1 and `::1`, go
+    /// to its inbound port: an app that calls itself through its service.
+    pub self_calls: bool,
     /// What outbound connections get until the proxy has listened for the first time.
     pub before_proxy: BeforeProxy,
-    /// Where the proxy listens for DNS; none: DNS is not captured.
-    pub dns: Option<u16>,
+    /// Where DNS goes; none: it is not captured.
+    pub dns: Option<Dns>,
     /// What happens to UDP other than DNS.
     pub udp: Udp,
+    /// Whether packets that connection tracking calls invalid are dropped. Only of interest where addresses are translated:
+    /// there such a packet would pass with the wrong ones.
+    pub drop_invalid: bool,
+}
+
+/// DNS of the app: port 53.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    /// Where the proxy listens for it, on the loopback address or on all.
+    pub port: u16,
+    /// What happens to it over TCP.
+    pub tcp: DnsTcp,
+    /// The servers it is captured to, those on a loopback address too.
+    pub servers: Include<IpAddr>,
+}
+
+/// DNS over TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DnsTcp {
+    /// To the proxy's DNS port.
+    Capture,
+    /// To the server that was asked, as if its port were excluded (Kuma).
+    Pass,
 }
 
 /// Connections of the app. Order: excluded port, excluded network, extra port, included network.
@@ -47,8 +78,12 @@ pub struct Outbound {
     pub exclude_cidrs: Vec<IpNetwork>,
     /// Destination ports that are captured whatever `cidrs` says.
     pub extra_ports: Vec<PortRange>,
-    /// Destination ports that are not captured.
+    /// Destination ports that are not captured. DNS to such a port and UDP to it are not captured or blocked either.
     pub exclude_ports: Vec<PortRange>,
+    /// User ids, as the pod sees them, whose connections are not captured. Unlike the exempt ones they are not the proxy.
+    pub exclude_uids: Vec<u32>,
+    /// Whether connections to the pod's own addresses are captured too (Consul).
+    pub own_addresses: bool,
 }
 
 /// Connections to the app.
@@ -62,23 +97,19 @@ pub struct Inbound {
     pub exclude_cidrs: Vec<IpNetwork>,
 }
 
-/// What a plan needs besides redirection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Frame {
-    pub(crate) mesh: Mesh,
-    pub(crate) tunnel_port: Option<u16>,
-    pub(crate) before_proxy: BeforeProxy,
-    pub(crate) dns: bool,
-    pub(crate) udp: Udp,
-}
-
 impl Plan {
-    /// From `redirect`, all layers merged.
+    /// From `layer`, all layers merged.
     ///
     /// # Errors
     /// [`Kind::Config`] naming the key that must be there and is not.
-    pub(crate) fn new(frame: Frame, redirect: Redirect) -> Result<Self, Error> {
-        let Frame { mesh, tunnel_port, before_proxy, dns, udp } = frame;
+    pub(crate) fn new(
+        mesh: Mesh,
+        profile: &Profile,
+        before_proxy: BeforeProxy,
+        udp: Udp,
+        layer: Layer,
+    ) -> Result<Self, Error> {
+        let Layer { redirect, dns, dns_servers, exclude_uids, drop_invalid } = layer;
         let missing = |key: &str| {
             Error::new(Kind::Config, format!("key \"redirect.{key}\": must be set for mesh \"{mesh}\""))
         };
@@ -86,9 +117,13 @@ impl Plan {
             |list: Option<Vec<shunt_api::Network>>| list.into_iter().flatten().map(IpNetwork::from).collect();
         let outbound_port = redirect.outbound_port.ok_or_else(|| missing("outboundPort"))?.get();
         let inbound_port = redirect.inbound_port.ok_or_else(|| missing("inboundPort"))?.get();
-        let dns = match (dns, redirect.dns_port) {
+        let dns = match (dns.unwrap_or(false), redirect.dns_port) {
             (false, _) => None,
-            (true, Some(port)) => Some(port.get()),
+            (true, Some(port)) => Some(Dns {
+                port: port.get(),
+                tcp: profile.dns_tcp,
+                servers: dns_servers.unwrap_or(Include::All),
+            }),
             (true, None) => return Err(missing("dnsPort")),
         };
         let uids = redirect.proxy_uids.unwrap_or_default();
@@ -113,6 +148,8 @@ impl Plan {
                 exclude_cidrs: networks(redirect.exclude_outbound_cidrs),
                 extra_ports: redirect.include_outbound_ports.unwrap_or_default(),
                 exclude_ports: redirect.exclude_outbound_ports.unwrap_or_default(),
+                exclude_uids: exclude_uids.unwrap_or_default(),
+                own_addresses: profile.own_addresses,
             },
             inbound: Inbound {
                 ports: redirect.include_inbound_ports.unwrap_or(Include::All),
@@ -120,10 +157,12 @@ impl Plan {
                 exclude_cidrs: networks(redirect.exclude_inbound_cidrs),
             },
             exclude_interfaces: redirect.exclude_interfaces.unwrap_or_default(),
-            tunnel_port,
+            tunnel_port: profile.tunnel_port,
+            self_calls: profile.self_calls,
             before_proxy,
             dns,
             udp,
+            drop_invalid: drop_invalid.unwrap_or(false),
         })
     }
 }

@@ -1,13 +1,14 @@
 //! Whether a pod is intercepted, and how. Pure: entry, annotations and pod in, decision out.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use shunt_api::{Include, Redirect, Select};
 
 use crate::annotation;
 use crate::cni::{Annotations, PodRef};
 use crate::error::{Error, Kind};
-use crate::plan::{Frame, Plan};
+use crate::plan::Plan;
 use crate::profile::{self, Excluded, Profile};
 use crate::settings::Settings;
 
@@ -18,6 +19,41 @@ pub enum Decision {
     Skip(Reason),
     /// This.
     Intercept(Box<Plan>),
+}
+
+/// One layer of what a pod gets: what the profile, the entry, the mesh's annotations or our own say. None: the layer below.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layer {
+    /// What has a key in the entry.
+    pub redirect: Redirect,
+    /// Whether DNS is captured.
+    pub dns: Option<bool>,
+    /// See [`crate::plan::Dns::servers`].
+    pub dns_servers: Option<Include<IpAddr>>,
+    /// See [`crate::plan::Outbound::exclude_uids`].
+    pub exclude_uids: Option<Vec<u32>>,
+    /// See [`crate::plan::Plan::drop_invalid`].
+    pub drop_invalid: Option<bool>,
+}
+
+impl From<Redirect> for Layer {
+    fn from(redirect: Redirect) -> Self {
+        Self { redirect, ..Self::default() }
+    }
+}
+
+impl Layer {
+    /// This layer, and where it says nothing, `below`.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            redirect: self.redirect.over(below.redirect),
+            dns: self.dns.or(below.dns),
+            dns_servers: self.dns_servers.or(below.dns_servers),
+            exclude_uids: self.exclude_uids.or(below.exclude_uids),
+            drop_invalid: self.drop_invalid.or(below.drop_invalid),
+        }
+    }
 }
 
 /// Why nothing is done.
@@ -89,26 +125,19 @@ pub fn decide(pod: &PodRef, annotations: &Annotations, settings: &Settings) -> R
 }
 
 fn plan(profile: &Profile, annotations: &Annotations, settings: &Settings) -> Result<Plan, Error> {
-    let own = annotation::own(annotations, profile.marker)?;
+    let own = Layer::from(annotation::own(annotations, profile.marker)?);
     let mesh = (profile.layer)(annotations)?;
-    let entry = settings.redirect.clone();
-    let ours = own.exclude_inbound_ports.is_some()
-        || (mesh.exclude_inbound_ports.is_none() && entry.exclude_inbound_ports.is_some());
-    let merged = own.over(mesh).over(entry).over((profile.defaults)());
+    let entry = Layer { dns: Some(settings.dns), ..Layer::from(settings.redirect.clone()) };
+    let ours = own.redirect.exclude_inbound_ports.is_some()
+        || (mesh.redirect.exclude_inbound_ports.is_none() && entry.redirect.exclude_inbound_ports.is_some());
+    let mut merged = own.over(mesh).over(entry).over((profile.defaults)());
     let excluded = Excluded {
-        include: merged.include_inbound_ports.clone().unwrap_or(Include::All),
-        exclude: merged.exclude_inbound_ports.clone().unwrap_or_default(),
+        include: merged.redirect.include_inbound_ports.clone().unwrap_or(Include::All),
+        exclude: merged.redirect.exclude_inbound_ports.take().unwrap_or_default(),
         ours,
     };
-    let redirect = Redirect { exclude_inbound_ports: Some((profile.excluded_inbound)(excluded)), ..merged };
-    let frame = Frame {
-        mesh: settings.mesh,
-        tunnel_port: profile.tunnel_port,
-        before_proxy: settings.before_proxy,
-        dns: settings.dns,
-        udp: settings.udp,
-    };
-    Plan::new(frame, redirect)
+    merged.redirect.exclude_inbound_ports = Some((profile.excluded_inbound)(excluded));
+    Plan::new(settings.mesh, profile, settings.before_proxy, settings.udp, merged)
 }
 
 #[cfg(test)]

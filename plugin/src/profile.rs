@@ -4,27 +4,34 @@
 pub mod custom;
 pub mod istio;
 
-use shunt_api::{Include, Mesh, PortRange, Redirect};
+use shunt_api::{Include, Mesh, PortRange};
 
 use crate::cni::Annotations;
 use crate::error::Error;
-use crate::policy::Reason;
+use crate::plan::DnsTcp;
+use crate::policy::{Layer, Reason};
 
 /// What a mesh's proxy looks like.
 #[derive(Debug)]
 pub(crate) struct Profile {
-    /// Lowest layer of redirection.
-    pub(crate) defaults: fn() -> Redirect,
+    /// The lowest layer.
+    pub(crate) defaults: fn() -> Layer,
     /// Our own annotation that this mesh's gate reads.
     pub(crate) marker: Option<&'static str>,
     /// Why the pod is not of the mesh; none when it is.
     pub(crate) gate: fn(&Annotations) -> Result<Option<Reason>, Error>,
-    /// The layer of redirection that the mesh's annotations make.
-    pub(crate) layer: fn(&Annotations) -> Result<Redirect, Error>,
+    /// The layer that the mesh's annotations make.
+    pub(crate) layer: fn(&Annotations) -> Result<Layer, Error>,
     /// The last word on the app's excluded ports, once all layers are merged.
     pub(crate) excluded_inbound: fn(Excluded) -> Vec<PortRange>,
     /// See [`crate::plan::Plan::tunnel_port`].
     pub(crate) tunnel_port: Option<u16>,
+    /// See [`crate::plan::Plan::self_calls`].
+    pub(crate) self_calls: bool,
+    /// See [`crate::plan::Outbound::own_addresses`].
+    pub(crate) own_addresses: bool,
+    /// See [`crate::plan::Dns::tcp`].
+    pub(crate) dns_tcp: DnsTcp,
 }
 
 /// What is known about the app's excluded ports when all layers are merged.

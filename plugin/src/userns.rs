@@ -13,9 +13,10 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, pipe};
 
-use crate::bpf::rules::ProxyIds;
+use crate::bpf::rules::Ids;
 use crate::fault::{Fault, Outcome, Tried as _};
 use crate::netns::Netns;
+use crate::plan::Plan;
 
 /// One line of `uid_map`: `count` ids from `inside` on are `outside` and following.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,16 +27,25 @@ struct Extent {
 }
 
 /// The plan's ids as the kernel's programs will see them.
-pub fn outside(netns: &Netns, uids: &[u32], gids: &[u32]) -> Outcome<ProxyIds> {
+pub fn outside(netns: &Netns, plan: &Plan) -> Outcome<Ids> {
+    let inside = Ids {
+        uids: plan.exempt_uids.clone(),
+        gids: plan.exempt_gids.clone(),
+        excluded_uids: plan.outbound.exclude_uids.clone(),
+    };
     let owner = owner(netns)?;
     let ours = File::open("/proc/self/ns/user").tried(|| "open this process's user namespace")?;
     let inode =
         |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).tried(|| "look at a user namespace");
     if inode(&owner)? == inode(&ours)? {
-        return Ok(ProxyIds { uids: uids.to_vec(), gids: gids.to_vec() });
+        return Ok(inside);
     }
     let (uid_map, gid_map) = maps_of(&owner)?;
-    Ok(ProxyIds { uids: translated("uid", uids, &uid_map)?, gids: translated("gid", gids, &gid_map)? })
+    Ok(Ids {
+        uids: translated("uid", &inside.uids, &uid_map)?,
+        gids: translated("gid", &inside.gids, &gid_map)?,
+        excluded_uids: translated("uid", &inside.excluded_uids, &uid_map)?,
+    })
 }
 
 /// `NS_GET_USERNS`, `_IO(0xb7, 0x1)`.

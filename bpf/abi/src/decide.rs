@@ -3,7 +3,7 @@
 //! Pure functions of plain values, compiled for the kernel programs and for the plugin's `explain`. The only thing they ask for
 //! is a lookup in the pod's rule trie, behind [`Rules`].
 
-use crate::{Address, PodConfig, Reason, Rule, RuleKey, bit, flag, kind, slot};
+use crate::{Address, PodConfig, Reason, Rule, RuleKey, bit, dns, flag, kind, slot};
 
 /// The pod's rule trie: the longest match for a key.
 pub trait Rules {
@@ -23,7 +23,7 @@ impl Rules for Table<'_> {
     }
 }
 
-/// An outbound connection, as `connect` sees it.
+/// An outbound connection, as `connect` sees it; or UDP, as `connect` or `sendmsg` sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outbound {
     /// Real uid of the caller, as the initial user namespace sees it.
@@ -36,6 +36,8 @@ pub struct Outbound {
     pub port: u16,
     /// Address the socket is bound to; unspecified when it is not.
     pub source: Address,
+    /// The proxy has never listened for outbound connections. Matters only under [`flag::BYPASS_BEFORE_PROXY`].
+    pub before_proxy: bool,
 }
 
 /// An inbound connection, as `sk_lookup` sees it.
@@ -54,7 +56,10 @@ pub struct Inbound {
 pub enum Verdict {
     /// Left alone.
     Pass(Reason),
-    /// Given to the proxy: to the listener of `slot`; an outbound one is sent to `address` and a virtual port.
+    /// An error for the caller.
+    Refuse(Reason),
+    /// Given to the proxy: to the listener of `slot`; an outbound one is sent to `address` and a virtual port, UDP to `address`
+    /// and the listener's own port.
     Capture {
         /// Which listener.
         slot: u32,
@@ -70,7 +75,7 @@ impl Verdict {
     #[inline(always)]
     pub const fn reason(self) -> Reason {
         match self {
-            Self::Pass(reason) | Self::Capture { reason, .. } => reason,
+            Self::Pass(reason) | Self::Refuse(reason) | Self::Capture { reason, .. } => reason,
         }
     }
 }
@@ -100,33 +105,39 @@ pub fn outbound(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> V
     if exempt(pod, rules, connection.uid, connection.gid) {
         return of_proxy(pod, rules, connection);
     }
+    if let Some(reason) = left_alone(pod, rules, connection) {
+        return Verdict::Pass(reason);
+    }
     let destination = connection.destination;
-    if destination.is_loopback() || destination.is_unspecified() {
+    let inside = destination.is_loopback() || destination.is_unspecified();
+    let dns = is_dns(pod, rules, connection);
+    if inside && !dns {
         return Verdict::Pass(Reason::Loopback);
     }
-    if destination.is_multicast() {
-        return Verdict::Pass(Reason::Multicast);
-    }
     let own = own_bits(rules, destination);
-    if own & bit::OWN != 0 {
+    if own & bit::OWN != 0 && !dns && pod.flags & flag::OWN_ADDRESSES == 0 {
         return Verdict::Pass(Reason::OwnAddress);
     }
-    if own & bit::BROADCAST != 0 || destination.is_limited_broadcast() {
+    if own & bit::BROADCAST != 0 {
         return Verdict::Pass(Reason::Broadcast);
     }
-    let mut address = if destination.is_v4() { pod.own4 } else { pod.own6 };
-    if address.is_unspecified() {
-        return Verdict::Pass(Reason::NoFamily);
+    let address = if inside || own & bit::OWN != 0 {
+        delivered(destination)
+    } else {
+        match stand_in(pod, rules, destination) {
+            Ok(address) => address,
+            Err(reason) => return Verdict::Pass(reason),
+        }
+    };
+    if dns && outbound_port(pod, rules, connection.port) & bit::EXCLUDE == 0 {
+        return if pod.flags & flag::DNS_TCP_PASSES != 0 {
+            Verdict::Pass(Reason::DnsTcp)
+        } else {
+            Verdict::Capture { slot: slot::DNS, address, reason: Reason::Dns }
+        };
     }
-    if pod.flags & flag::HAS_ROUTE != 0
-        && let Some(route) = rules.lookup(RuleKey::address(kind::ROUTE, destination))
-    {
-        if route.bits & bit::EXCLUDED_INTERFACE != 0 {
-            return Verdict::Pass(Reason::ExcludedInterface);
-        }
-        if !route.source.is_unspecified() {
-            address = route.source;
-        }
+    if inside {
+        return Verdict::Pass(Reason::Loopback);
     }
     match outbound_lists(pod, rules, connection) {
         Ok(reason) => Verdict::Capture { slot: slot::OUTBOUND, address, reason },
@@ -134,10 +145,116 @@ pub fn outbound(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> V
     }
 }
 
+/// Decides UDP that is sent or connected. `bound`: the socket was bound to a port it chose, as a server's is.
+#[inline(always)]
+pub fn datagram(pod: &PodConfig, rules: &impl Rules, connection: &Outbound, bound: bool) -> Verdict {
+    if exempt(pod, rules, connection.uid, connection.gid) {
+        return Verdict::Pass(Reason::Exempt);
+    }
+    if let Some(reason) = left_alone(pod, rules, connection) {
+        return Verdict::Pass(reason);
+    }
+    let destination = connection.destination;
+    let dns = is_dns(pod, rules, connection);
+    if !dns && pod.flags & flag::UDP_BLOCK == 0 {
+        return Verdict::Pass(Reason::Datagram);
+    }
+    let own = own_bits(rules, destination);
+    if own & bit::BROADCAST != 0 {
+        return Verdict::Pass(Reason::Broadcast);
+    }
+    let inside = destination.is_loopback() || destination.is_unspecified() || own & bit::OWN != 0;
+    if !inside && let Err(reason) = stand_in(pod, rules, destination) {
+        return Verdict::Pass(reason);
+    }
+    if dns && outbound_port(pod, rules, connection.port) & bit::EXCLUDE == 0 {
+        let address = if destination.is_v4() { Address::LOOPBACK4 } else { Address::LOOPBACK6 };
+        return Verdict::Capture { slot: slot::DNS, address, reason: Reason::Dns };
+    }
+    if inside {
+        return Verdict::Pass(Reason::Loopback);
+    }
+    if pod.flags & flag::UDP_BLOCK == 0 {
+        return Verdict::Pass(Reason::Datagram);
+    }
+    match outbound_lists(pod, rules, connection) {
+        Ok(_) if bound => Verdict::Pass(Reason::Served),
+        Ok(_) => Verdict::Refuse(Reason::UdpBlocked),
+        Err(reason) => Verdict::Pass(reason),
+    }
+}
+
+/// What is left alone whatever the lists say.
+#[inline(always)]
+fn left_alone(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> Option<Reason> {
+    if connection.before_proxy && pod.flags & flag::BYPASS_BEFORE_PROXY != 0 {
+        return Some(Reason::BeforeProxy);
+    }
+    if bits(pod, rules, flag::HAS_EXCLUDED_UID, RuleKey::id(kind::UID, connection.uid)) & bit::EXCLUDE != 0 {
+        return Some(Reason::ExcludedUid);
+    }
+    if connection.destination.is_multicast() {
+        return Some(Reason::Multicast);
+    }
+    connection.destination.is_limited_broadcast().then_some(Reason::Broadcast)
+}
+
+/// True for DNS that the plan captures, over whatever protocol.
+#[inline(always)]
+fn is_dns(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> bool {
+    connection.port == dns::PORT
+        && pod.flags & flag::DNS != 0
+        && (pod.flags & flag::DNS_SERVERS == 0
+            || bits(
+                pod,
+                rules,
+                flag::DNS_SERVERS,
+                RuleKey::address(kind::DNS_SERVER, connection.destination),
+            ) & bit::INCLUDE
+                != 0)
+}
+
+/// The own address to send a connection to whose destination is the pod itself.
+#[inline(always)]
+const fn delivered(destination: Address) -> Address {
+    if !destination.is_unspecified() {
+        destination
+    } else if destination.is_v4() {
+        Address::LOOPBACK4
+    } else {
+        Address::LOOPBACK6
+    }
+}
+
+/// The own address that the kernel would choose as the source of a connection that leaves.
+#[inline(always)]
+fn stand_in(pod: &PodConfig, rules: &impl Rules, destination: Address) -> Result<Address, Reason> {
+    let address = if destination.is_v4() { pod.own4 } else { pod.own6 };
+    if address.is_unspecified() {
+        return Err(Reason::NoFamily);
+    }
+    if pod.flags & flag::HAS_ROUTE != 0
+        && let Some(route) = rules.lookup(RuleKey::address(kind::ROUTE, destination))
+    {
+        if route.bits & bit::EXCLUDED_INTERFACE != 0 {
+            return Err(Reason::ExcludedInterface);
+        }
+        if !route.source.is_unspecified() {
+            return Ok(route.source);
+        }
+    }
+    Ok(address)
+}
+
+#[inline(always)]
+fn outbound_port(pod: &PodConfig, rules: &impl Rules, port: u16) -> u32 {
+    bits(pod, rules, flag::HAS_OUTBOUND_PORT, RuleKey::port(kind::OUTBOUND_PORT, port))
+}
+
 /// Ok when the include and exclude lists say capture.
 #[inline(always)]
 fn outbound_lists(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> Result<Reason, Reason> {
-    let port = bits(pod, rules, flag::HAS_OUTBOUND_PORT, RuleKey::port(kind::OUTBOUND_PORT, connection.port));
+    let port = outbound_port(pod, rules, connection.port);
     if port & bit::EXCLUDE != 0 {
         return Err(Reason::ExcludedPort);
     }
@@ -163,7 +280,8 @@ fn outbound_lists(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) ->
 #[inline(always)]
 fn of_proxy(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> Verdict {
     let destination = connection.destination;
-    if destination.is_unspecified()
+    if pod.flags & flag::SELF_CALLS == 0
+        || destination.is_unspecified()
         || destination.same(Address::LOOPBACK4)
         || destination.same(Address::LOOPBACK6)
     {
@@ -176,8 +294,7 @@ fn of_proxy(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> Verdi
     if connection.source.same(Address::PASSTHROUGH4) || connection.source.same(Address::PASSTHROUGH6) {
         return Verdict::Pass(Reason::Passthrough);
     }
-    let port = bits(pod, rules, flag::HAS_OUTBOUND_PORT, RuleKey::port(kind::OUTBOUND_PORT, connection.port));
-    if port & bit::EXCLUDE != 0 {
+    if outbound_port(pod, rules, connection.port) & bit::EXCLUDE != 0 {
         return Verdict::Pass(Reason::ExcludedPort);
     }
     Verdict::Capture { slot: slot::INBOUND, address: destination, reason: Reason::SelfCall }

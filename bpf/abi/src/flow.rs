@@ -12,6 +12,8 @@ pub mod slot {
     pub const OUTBOUND: u32 = 0;
     /// Inbound.
     pub const INBOUND: u32 = 1;
+    /// DNS over TCP.
+    pub const DNS: u32 = 2;
 }
 
 /// Key of a proxy listener.

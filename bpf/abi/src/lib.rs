@@ -23,6 +23,7 @@ extern crate std;
 
 mod address;
 pub mod decide;
+pub mod dns;
 mod flow;
 pub mod names;
 mod pod;
@@ -37,7 +38,7 @@ pub use reason::Reason;
 pub use rule::{Rule, RuleKey, TrieKey, bit, kind};
 
 /// Version of everything in this crate. A record or a pin directory of another version is not touched, only removed.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Asserts size and alignment, and that the fields fill the struct: padding would be uninitialised bytes in a map key.
 macro_rules! layout {

@@ -23,8 +23,8 @@ pub struct PodConfig {
     pub inbound_port: u16,
     /// Port the mesh's tunnel arrives on (HBONE, 15008); 0 for none.
     pub tunnel_port: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// Port of the proxy's DNS listener; meaningless without [`flag::DNS`].
+    pub dns_port: u16,
 }
 
 crate::layout!(PodConfig, size 48, align 4, fields Address, Address, u32, u32, u16, u16, u16, u16);
@@ -49,6 +49,22 @@ pub mod flag {
     pub const HAS_GID: u32 = 1 << 7;
     /// The trie has routes: more than one source address, or an excluded interface.
     pub const HAS_ROUTE: u32 = 1 << 8;
+    /// The trie has uids whose connections are not captured.
+    pub const HAS_EXCLUDED_UID: u32 = 1 << 9;
+    /// What the proxy connects to inside the pod goes to its inbound side.
+    pub const SELF_CALLS: u32 = 1 << 10;
+    /// The app's connections to the pod's own addresses are captured like others.
+    pub const OWN_ADDRESSES: u32 = 1 << 11;
+    /// DNS is captured.
+    pub const DNS: u32 = 1 << 12;
+    /// With [`DNS`]: only to the servers in the trie.
+    pub const DNS_SERVERS: u32 = 1 << 13;
+    /// With [`DNS`]: over TCP it passes.
+    pub const DNS_TCP_PASSES: u32 = 1 << 14;
+    /// UDP other than DNS does not leave the pod.
+    pub const UDP_BLOCK: u32 = 1 << 15;
+    /// Connections of the app pass until the proxy has listened for the first time.
+    pub const BYPASS_BEFORE_PROXY: u32 = 1 << 16;
 }
 
 /// How often each [`Reason`] was given, on one CPU.

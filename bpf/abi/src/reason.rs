@@ -66,6 +66,20 @@ reasons! {
     ListenerAdded = 21, "listener-added";
     /// Passed: the proxy, from its inbound pass-through address to the app.
     Passthrough = 22, "passthrough";
+    /// Captured: DNS, to the proxy's DNS listener.
+    Dns = 23, "dns";
+    /// Passed: DNS over TCP, which this mesh leaves alone.
+    DnsTcp = 24, "dns-tcp";
+    /// Passed: UDP other than DNS, and UDP may pass.
+    Datagram = 25, "datagram";
+    /// Refused: UDP other than DNS that would leave the pod.
+    UdpBlocked = 26, "udp-blocked";
+    /// Passed: UDP from a socket bound to a port it chose, which answers.
+    Served = 27, "served";
+    /// Passed: the proxy has not listened yet.
+    BeforeProxy = 28, "before-proxy";
+    /// Passed: made by an excluded uid.
+    ExcludedUid = 29, "excluded-uid";
 }
 
 impl Reason {

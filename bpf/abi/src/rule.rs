@@ -21,10 +21,12 @@ pub mod kind {
     pub const INBOUND_CIDR: u32 = 5;
     /// Inbound ports, 16 bits.
     pub const INBOUND_PORT: u32 = 6;
-    /// Exempt uids as the initial user namespace sees them, 32 bits.
+    /// Exempt and excluded uids as the initial user namespace sees them, 32 bits.
     pub const UID: u32 = 7;
     /// Exempt gids, likewise.
     pub const GID: u32 = 8;
+    /// DNS servers.
+    pub const DNS_SERVER: u32 = 9;
 }
 
 /// Bits of [`Rule::bits`]. An entry carries the bits of every shorter prefix that covers it, so that the longest match alone

@@ -7,7 +7,7 @@ use crate::attachment::Attachment;
 use crate::bpf::pins::Layout;
 use crate::bpf::pod::{PodPins, configuration};
 use crate::bpf::programs::{collect, cover, ensure};
-use crate::bpf::rules::{Encoded, ProxyIds, encoded};
+use crate::bpf::rules::{Encoded, Ids, encoded};
 use crate::cgroup::{Cgroups, PodCgroup};
 use crate::error::{Error, Failed as _, Kind};
 use crate::fault::Outcome;
@@ -58,8 +58,7 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
     let cgroup = cgroups
         .resolve(job.cgroup_path, job.pod_uid)
         .failed(Kind::Config, || "finding the pod's cgroup (runtimeConfig.cgroupPath)")?;
-    let ids = userns::outside(job.netns, &job.plan.exempt_uids, &job.plan.exempt_gids)
-        .failed(Kind::Netns, || "translating the proxy's ids")?;
+    let ids = userns::outside(job.netns, job.plan).failed(Kind::Netns, || "translating the proxy's ids")?;
     let all_routes = !job.plan.exclude_interfaces.is_empty();
     let seen = job
         .netns
@@ -87,7 +86,7 @@ fn place(
     places: Places<'_>,
     job: &Job<'_>,
     seen: &Seen,
-    ids: &ProxyIds,
+    ids: &Ids,
     cgroups: &Cgroups,
     cgroup: PodCgroup,
 ) -> Result<Receipt, Error> {
@@ -170,7 +169,7 @@ fn capture(
     pins: &PodPins<'_>,
     job: &Job<'_>,
     seen: &Seen,
-    ids: &ProxyIds,
+    ids: &Ids,
     cgroup: &PodCgroup,
 ) -> Result<u32, Error> {
     pins.prepare().failed(Kind::Attach, || "making a place for the pod's pins")?;

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use shunt_abi::{Address, PodConfig, Rule, RuleKey, bit, flag, kind};
 
 use crate::link::{Interfaces, OwnAddress};
-use crate::plan::{Include, Plan, PortRange};
+use crate::plan::{BeforeProxy, DnsTcp, Include, Plan, PortRange, Udp};
 
 /// What goes into the maps for one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,28 +18,28 @@ pub struct Encoded {
     pub rules: Vec<(u32, RuleKey, Rule)>,
 }
 
-/// Ids of the proxy as the initial user namespace sees them.
+/// Ids of the plan as the initial user namespace sees them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ProxyIds {
+pub struct Ids {
     /// Uids.
     pub uids: Vec<u32>,
     /// Gids.
     pub gids: Vec<u32>,
+    /// Uids that are not the proxy's and are not captured either.
+    pub excluded_uids: Vec<u32>,
 }
 
 /// Encodes a plan. `ifname` names the attachment's interface: its addresses are preferred as stand-ins.
-pub fn encoded(
-    plan: &Plan,
-    interfaces: &Interfaces,
-    ifname: &str,
-    ids: &ProxyIds,
-    generation: u32,
-) -> Encoded {
+pub fn encoded(plan: &Plan, interfaces: &Interfaces, ifname: &str, ids: &Ids, generation: u32) -> Encoded {
     let mut trie = Trie::default();
     let mut flags = 0;
     add_addresses(&mut trie, plan, interfaces);
     if add_routes(&mut trie, plan, interfaces) {
         flags |= flag::HAS_ROUTE;
+    }
+    for uid in &ids.excluded_uids {
+        flags |= flag::HAS_EXCLUDED_UID;
+        trie.add(RuleKey::ID_BITS, RuleKey::id(kind::UID, *uid), bit::EXCLUDE);
     }
     for (list, kind, has) in [(&ids.uids, kind::UID, flag::HAS_UID), (&ids.gids, kind::GID, flag::HAS_GID)] {
         for id in list {
@@ -47,7 +47,17 @@ pub fn encoded(
             trie.add(RuleKey::ID_BITS, RuleKey::id(kind, *id), bit::EXEMPT);
         }
     }
-    flags |= add_lists(&mut trie, plan);
+    flags |= add_lists(&mut trie, plan) | add_dns(&mut trie, plan);
+    for (set, switch) in [
+        (plan.self_calls, flag::SELF_CALLS),
+        (plan.outbound.own_addresses, flag::OWN_ADDRESSES),
+        (plan.udp == Udp::Block, flag::UDP_BLOCK),
+        (plan.before_proxy == BeforeProxy::Bypass, flag::BYPASS_BEFORE_PROXY),
+    ] {
+        if set {
+            flags |= switch;
+        }
+    }
     let config = PodConfig {
         own4: own(interfaces, ifname, IpAddr::is_ipv4),
         own6: own(interfaces, ifname, IpAddr::is_ipv6),
@@ -56,7 +66,7 @@ pub fn encoded(
         outbound_port: plan.outbound_port,
         inbound_port: plan.inbound_port,
         tunnel_port: plan.tunnel_port.unwrap_or(0),
-        reserved: 0,
+        dns_port: plan.dns.as_ref().map_or(0, |dns| dns.port),
     };
     Encoded { config, rules: trie.finished() }
 }
@@ -163,6 +173,23 @@ fn add_lists(trie: &mut Trie, plan: &Plan) -> u32 {
     }
     if matches!(plan.inbound.ports, Include::All) {
         flags |= flag::INBOUND_ALL;
+    }
+    flags
+}
+
+fn add_dns(trie: &mut Trie, plan: &Plan) -> u32 {
+    let Some(dns) = &plan.dns else {
+        return 0;
+    };
+    let mut flags = flag::DNS;
+    if dns.tcp == DnsTcp::Pass {
+        flags |= flag::DNS_TCP_PASSES;
+    }
+    if let Include::Only(servers) = &dns.servers {
+        flags |= flag::DNS_SERVERS;
+        for server in servers {
+            trie.add_address(kind::DNS_SERVER, *server, bit::INCLUDE);
+        }
     }
     flags
 }

@@ -42,9 +42,11 @@ fn istio_by_default() {
         serde_json::to_value(plan(&json!({}), &[STATUS])).expect("plain"),
         json!({
             "mesh": "istio", "outbound_port": 15001, "inbound_port": 15006, "exempt_uids": [1337], "exempt_gids": [1337],
-            "outbound": {"cidrs": "*", "exclude_cidrs": [], "extra_ports": [], "exclude_ports": [15020]},
+            "outbound": {"cidrs": "*", "exclude_cidrs": [], "extra_ports": [], "exclude_ports": [15020],
+                "exclude_uids": [], "own_addresses": false},
             "inbound": {"ports": "*", "exclude_ports": [15020, 15021, 15090], "exclude_cidrs": []},
-            "exclude_interfaces": [], "tunnel_port": 15008, "before_proxy": "closed", "dns": null, "udp": "pass"
+            "exclude_interfaces": [], "tunnel_port": 15008, "self_calls": true, "before_proxy": "closed", "dns": null,
+            "udp": "pass", "drop_invalid": false
         })
     );
 }
@@ -68,7 +70,8 @@ fn istio_with_everything_said() {
     let text = serde_json::to_value(&full).expect("plain");
     assert_eq!(
         text["outbound"],
-        json!({"cidrs": ["10.96.0.0/12", "fd00:96::/112"], "exclude_cidrs": ["10.96.0.1/32"], "extra_ports": [3306], "exclude_ports": [25, 587]})
+        json!({"cidrs": ["10.96.0.0/12", "fd00:96::/112"], "exclude_cidrs": ["10.96.0.1/32"], "extra_ports": [3306], "exclude_ports": [25, 587],
+            "exclude_uids": [], "own_addresses": false})
     );
     assert_eq!(
         text["inbound"],
@@ -152,9 +155,11 @@ fn custom_needs_to_be_described() {
         serde_json::to_value(plan(&entry, &[INTERCEPT])).expect("plain"),
         json!({
             "mesh": "custom", "outbound_port": 1, "inbound_port": 2, "exempt_uids": [], "exempt_gids": [3],
-            "outbound": {"cidrs": "*", "exclude_cidrs": [], "extra_ports": [], "exclude_ports": []},
+            "outbound": {"cidrs": "*", "exclude_cidrs": [], "extra_ports": [], "exclude_ports": [],
+                "exclude_uids": [], "own_addresses": false},
             "inbound": {"ports": "*", "exclude_ports": [], "exclude_cidrs": []},
-            "exclude_interfaces": [], "tunnel_port": null, "before_proxy": "closed", "dns": null, "udp": "pass"
+            "exclude_interfaces": [], "tunnel_port": null, "self_calls": true, "before_proxy": "closed", "dns": null,
+            "udp": "pass", "drop_invalid": false
         })
     );
     // What the entry leaves open, a pod may say.

@@ -1,20 +1,22 @@
 //! `custom`: a proxy that is described by `redirect` and by our own annotations alone.
 
-use shunt_api::Redirect;
-
 use super::{Excluded, Profile};
 use crate::annotation::{INTERCEPT, bad};
 use crate::cni::Annotations;
 use crate::error::Error;
-use crate::policy::Reason;
+use crate::plan::DnsTcp;
+use crate::policy::{Layer, Reason};
 
 pub(crate) static PROFILE: Profile = Profile {
-    defaults: Redirect::default,
+    defaults: Layer::default,
     marker: Some(INTERCEPT),
     gate,
-    layer: |_| Ok(Redirect::default()),
+    layer: |_| Ok(Layer::default()),
     excluded_inbound: |excluded: Excluded| excluded.exclude,
     tunnel_port: None,
+    self_calls: true,
+    own_addresses: false,
+    dns_tcp: DnsTcp::Capture,
 };
 
 fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {

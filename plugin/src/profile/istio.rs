@@ -12,8 +12,8 @@ use crate::annotation::{
 };
 use crate::cni::Annotations;
 use crate::error::Error;
-use crate::plan::PortRange;
-use crate::policy::Reason;
+use crate::plan::{DnsTcp, PortRange};
+use crate::policy::{Layer, Reason};
 
 const STATUS: &str = "sidecar.istio.io/status";
 const INJECT: &str = "sidecar.istio.io/inject";
@@ -27,8 +27,17 @@ const REROUTE: [&str; 2] =
 /// Probes and statistics of the proxy: never captured inbound as long as everything is.
 const ALWAYS_EXCLUDED_INBOUND: [u16; 3] = [15020, 15021, 15090];
 
-pub(crate) static PROFILE: Profile =
-    Profile { defaults, marker: None, gate, layer: annotated, excluded_inbound, tunnel_port: Some(15008) };
+pub(crate) static PROFILE: Profile = Profile {
+    defaults,
+    marker: None,
+    gate,
+    layer: annotated,
+    excluded_inbound,
+    tunnel_port: Some(15008),
+    self_calls: true,
+    own_addresses: false,
+    dns_tcp: DnsTcp::Capture,
+};
 
 const ANNOTATIONS: [Row; 7] = [
     Row {
@@ -61,8 +70,8 @@ const ANNOTATIONS: [Row; 7] = [
     },
 ];
 
-fn defaults() -> Redirect {
-    Redirect {
+fn defaults() -> Layer {
+    Layer::from(Redirect {
         outbound_port: NonZeroU16::new(15001),
         inbound_port: NonZeroU16::new(15006),
         dns_port: NonZeroU16::new(15053),
@@ -70,7 +79,7 @@ fn defaults() -> Redirect {
         proxy_gids: Some(vec![1337]),
         exclude_outbound_ports: Some(single_ports(&[15020])),
         ..Redirect::default()
-    }
+    })
 }
 
 /// What of the status annotation says who set the pod up. The rest, and a status that is no JSON, is of no interest.
@@ -112,7 +121,7 @@ fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {
 }
 
 /// The layer of Istio's annotations; refuses by name what they can ask for and we cannot do.
-fn annotated(annotations: &Annotations) -> Result<Redirect, Error> {
+fn annotated(annotations: &Annotations) -> Result<Layer, Error> {
     match annotations.get(MODE).map(String::as_str) {
         None | Some("" | "REDIRECT") => {}
         Some(mode @ "TPROXY") => return Err(refused(MODE, mode)),
@@ -133,7 +142,7 @@ fn annotated(annotations: &Annotations) -> Result<Redirect, Error> {
             }
         }
     }
-    layer(&ANNOTATIONS, annotations)
+    layer(&ANNOTATIONS, annotations).map(Layer::from)
 }
 
 /// Istio looks at excluded inbound ports only when all are included, and then adds those of the proxy. Exclusions that are
@@ -245,7 +254,7 @@ mod tests {
         ] {
             assert_eq!(
                 annotated(&annotations(&[(key, value)])).expect("valid"),
-                shunt_api::Redirect::default(),
+                crate::policy::Layer::default(),
                 "{key} {value}"
             );
         }

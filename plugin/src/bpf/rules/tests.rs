@@ -57,6 +57,8 @@ fn plan() -> Plan {
             exclude_cidrs: vec![],
             extra_ports: vec![],
             exclude_ports: vec![range(15020, 15020)],
+            exclude_uids: vec![],
+            own_addresses: false,
         },
         inbound: Inbound {
             ports: Include::All,
@@ -65,14 +67,20 @@ fn plan() -> Plan {
         },
         exclude_interfaces: vec![],
         tunnel_port: Some(15008),
+        self_calls: true,
         before_proxy: BeforeProxy::Closed,
         dns: None,
         udp: Udp::Pass,
+        drop_invalid: false,
     }
 }
 
 fn encode(plan: &Plan, interfaces: &Interfaces) -> Encoded {
-    let ids = ProxyIds { uids: plan.exempt_uids.clone(), gids: plan.exempt_gids.clone() };
+    let ids = Ids {
+        uids: plan.exempt_uids.clone(),
+        gids: plan.exempt_gids.clone(),
+        excluded_uids: plan.outbound.exclude_uids.clone(),
+    };
     encoded(plan, interfaces, "eth0", &ids, 1)
 }
 
@@ -83,6 +91,7 @@ fn goes(encoded: &Encoded, uid: u32, source: &str, to: &str, port: u16) -> Verdi
         destination: Address::from_ip(ip(to)),
         port,
         source: if source.is_empty() { Address::UNSPECIFIED } else { Address::from_ip(ip(source)) },
+        before_proxy: false,
     };
     outbound(&encoded.config, &Table(&encoded.rules), &connection)
 }
@@ -205,7 +214,7 @@ fn the_stand_in_is_the_address_the_route_would_choose() {
     let all = encode(&plan(), &two);
     let stand_in = |to: &str| match goes(&all, APP, "", to, 80) {
         Verdict::Capture { address, .. } => Some(address.ip()),
-        Verdict::Pass(_) => None,
+        Verdict::Pass(_) | Verdict::Refuse(_) => None,
     };
     assert_eq!(stand_in("192.168.7.9"), Some(ip("192.168.7.2")));
     assert_eq!(stand_in("8.8.8.8"), Some(ip("10.1.0.2")), "the kernel's first route of a destination stands");
@@ -226,7 +235,7 @@ fn a_neighbour_on_the_link_is_reached_from_the_link_local_address() {
     let all = encode(&plan(), &pod);
     let stand_in = |to: &str| match goes(&all, APP, "", to, 80) {
         Verdict::Capture { address, .. } => Some(address.ip()),
-        Verdict::Pass(_) => None,
+        Verdict::Pass(_) | Verdict::Refuse(_) => None,
     };
     assert_eq!(stand_in("fe80::99"), Some(ip("fe80::1")));
     assert_eq!(stand_in("2001::99"), Some(ip("fd01::2")));
@@ -322,6 +331,7 @@ proptest! {
         let mut plan = plan();
         plan.outbound = Outbound {
             cidrs: include.map_or(Include::All, Include::Only), exclude_cidrs: exclude, extra_ports: extra, exclude_ports: not,
+            exclude_uids: vec![], own_addresses: false,
         };
         let all = encode(&plan, &pod());
         let text = to.to_string();
