@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             println!("{}", serde_json::json!(dial::each(&dial).0));
             ExitCode::SUCCESS
         }
+        "errands" => dial::errands(),
         "talk" => dial::talk(&serde_json::from_str(&orders).expect("a client's orders")),
         "many" => many::run(&serde_json::from_str(&orders).expect("a client's orders")),
         _ => ExitCode::from(2),

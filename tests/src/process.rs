@@ -108,6 +108,26 @@ impl Server {
     }
 }
 
+/// A client that stays where it is and dials whenever it is told to: no process has to start for each connection.
+#[derive(Debug)]
+pub struct Errands {
+    helper: Helper,
+}
+
+impl Errands {
+    /// Starts it.
+    pub fn start(place: &Place) -> Self {
+        Self { helper: Helper::start(place, "errands", &()) }
+    }
+
+    /// Runs these one after the other. The answers stand in the order of the orders, one for each destination.
+    pub fn run(&mut self, orders: &[Dial]) -> Vec<Try> {
+        self.helper.say(&serde_json::to_string(orders).expect("orders are plain data"));
+        let line = self.helper.line().unwrap_or_else(|| panic!("the client died: {orders:?}"));
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+}
+
 /// Runs a client to its end.
 pub fn dial(place: &Place, dial: &Dial) -> Vec<Try> {
     let mut helper = Helper::start(place, "dial", dial);
