@@ -252,7 +252,12 @@ impl Case {
     }
 
     /// The same where only what the proxy is told differs.
-    pub(crate) const fn but_tells(self, backend: Backend, original: &'static str, why: &'static Difference) -> Self {
+    pub(crate) const fn but_tells(
+        self,
+        backend: Backend,
+        original: &'static str,
+        why: &'static Difference,
+    ) -> Self {
         let answer = Answer { original, ..self.expected(backend) };
         self.but(backend, answer, why)
     }

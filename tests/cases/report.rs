@@ -24,13 +24,17 @@ impl Report {
             for case in group.cases {
                 let mut line = String::new();
                 for (backend, count) in Backend::ALL.into_iter().zip(&mut counts) {
-                    let verdict =
-                        verdicts.iter().find(|one| one.case == case.id && one.backend == backend);
+                    let verdict = verdicts.iter().find(|one| one.case == case.id && one.backend == backend);
                     let word = word(case, backend, verdict);
                     *count += usize::from(!word.starts_with("FAILED"));
                     write!(line, "{word:<12}").expect("text grows");
                     for failure in verdict.iter().flat_map(|one| &one.failures) {
-                        failures.push(format!("{} [{}], {}: {failure}", case.id, case.source, backend.name()));
+                        failures.push(format!(
+                            "{} [{}], {}: {failure}",
+                            case.id,
+                            case.source,
+                            backend.name()
+                        ));
                     }
                 }
                 let families: Vec<&str> = case.families.iter().map(|family| family.name()).collect();

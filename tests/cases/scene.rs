@@ -12,8 +12,7 @@ use shunt_tests::process::{Errands, Server};
 use crate::case::{Backend, Case, Family, From, To, Who};
 
 /// Ports the world answers on, for every service address.
-const WORLD_PORTS: [u16; 13] =
-    [53, 80, 443, 2525, 3306, 8000, 8080, 8500, 9000, 15001, 15008, 15020, 20000];
+const WORLD_PORTS: [u16; 13] = [53, 80, 443, 2525, 3306, 8000, 8080, 8500, 9000, 15001, 15008, 15020, 20000];
 /// Ports the app answers on. No proxy listens on these.
 pub(crate) const APP_PORTS: [u16; 10] = [53, 80, 8080, 8081, 9090, 15008, 15020, 15021, 15090, 4191];
 
@@ -52,14 +51,8 @@ pub(crate) const EVERYWHERE: Proxy = Proxy {
 };
 
 /// A dual-stack pod with the usual proxy and an app, under the plan `custom` has without further words.
-pub(crate) const PLAIN: Group = Group {
-    id: "plain",
-    shape: Shape::dual,
-    plan: |_, _| {},
-    proxy: EVERYWHERE,
-    app: true,
-    cases: &[],
-};
+pub(crate) const PLAIN: Group =
+    Group { id: "plain", shape: Shape::dual, plan: |_, _| {}, proxy: EVERYWHERE, app: true, cases: &[] };
 
 /// Field order is the order of the end: processes, pods, world, node.
 pub(crate) struct Scene {
@@ -96,7 +89,18 @@ impl Scene {
         let beyond = Server::start(&world.place(), &both(&[("world", &WORLD_PORTS)]));
         let app = group.app.then(|| pod.serve(&both(&[("app", &APP_PORTS)])));
         let group = *group;
-        Self { clients: BTreeMap::new(), proxy: None, _app: app, beyond, bare, pod, world, node, group, backend }
+        Self {
+            clients: BTreeMap::new(),
+            proxy: None,
+            _app: app,
+            beyond,
+            bare,
+            pod,
+            world,
+            node,
+            group,
+            backend,
+        }
     }
 
     pub(crate) fn start_proxy(&mut self) {

@@ -13,19 +13,18 @@ use crate::case::{Case, Difference};
 use crate::scene::Group;
 
 fn groups() -> Vec<Group> {
-    [outbound::GROUPS, addresses::GROUPS, inbound::GROUPS, proxy::GROUPS, lists::GROUPS, istio::GROUPS].concat()
+    [outbound::GROUPS, addresses::GROUPS, inbound::GROUPS, proxy::GROUPS, lists::GROUPS, istio::GROUPS]
+        .concat()
 }
 
 /// The groups with the rows that match a word.
 pub(crate) fn wanted(word: &str) -> Vec<Group> {
-    let matches = |group: &Group, case: &Case| {
-        [group.id, case.id, case.source].iter().any(|text| text.contains(word))
-    };
+    let matches =
+        |group: &Group, case: &Case| [group.id, case.id, case.source].iter().any(|text| text.contains(word));
     let mut wanted = groups();
     if !word.is_empty() {
         for group in &mut wanted {
-            let cases: Vec<Case> =
-                group.cases.iter().filter(|case| matches(group, case)).copied().collect();
+            let cases: Vec<Case> = group.cases.iter().filter(|case| matches(group, case)).copied().collect();
             group.cases = cases.leak();
         }
         wanted.retain(|group| !group.cases.is_empty());

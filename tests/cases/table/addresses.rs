@@ -19,20 +19,46 @@ pub(super) const GROUPS: &[Group] = &[
         ..PLAIN
     },
     Group { id: "no default route", cases: NO_DEFAULT, shape: || Shape::dual().no_default_route(), ..PLAIN },
-    Group { id: "only v4", cases: ONLY_V4, shape: Shape::only_v4, proxy: Proxy { ips: &["0.0.0.0"], ..EVERYWHERE }, ..PLAIN },
-    Group { id: "only v6", cases: ONLY_V6, shape: Shape::only_v6, proxy: Proxy { ips: &["[::]"], ..EVERYWHERE }, ..PLAIN },
+    Group {
+        id: "only v4",
+        cases: ONLY_V4,
+        shape: Shape::only_v4,
+        proxy: Proxy { ips: &["0.0.0.0"], ..EVERYWHERE },
+        ..PLAIN
+    },
+    Group {
+        id: "only v6",
+        cases: ONLY_V6,
+        shape: Shape::only_v6,
+        proxy: Proxy { ips: &["[::]"], ..EVERYWHERE },
+        ..PLAIN
+    },
 ];
 
 const INSIDE: &[Case] = &[
     case("loopback", "ebpf 1; istio 9, 16").to(To::Loopback(8080)).gets("app"),
-    case("another loopback address", "ebpf 1; istio 9").to(To::Host("127.0.0.7", "::1", 8080)).gets("app").source("loopback"),
-    case("the unspecified address", "ebpf matrix: connect 0.0.0.0:80; ebpf 1").to(To::Unspecified(80)).gets("app"),
+    case("another loopback address", "ebpf 1; istio 9")
+        .to(To::Host("127.0.0.7", "::1", 8080))
+        .gets("app")
+        .source("loopback"),
+    case("the unspecified address", "ebpf matrix: connect 0.0.0.0:80; ebpf 1")
+        .to(To::Unspecified(80))
+        .gets("app"),
     case("own address", "ebpf 2; istio 9").to(To::Own(8080)).gets("app"),
     case("own address where nobody listens", "ebpf 2").to(To::Own(9999)).gets("ECONNREFUSED"),
     case("loopback where nobody listens", "ebpf 1").to(To::Loopback(9999)).gets("ECONNREFUSED"),
-    case("own address and the outbound port", "ebpf 2: own IP and a proxy port").to(To::Own(15001)).gets("outbound").but_tells(Backend::Ebpf, "none", &OWN_PORT),
-    case("own address and the inbound port", "ebpf 2: own IP and a proxy port").to(To::Own(15006)).gets("inbound").but_tells(Backend::Ebpf, "none", &OWN_PORT),
-    case("the app's own pass-through source", "istio 7, 9").to(To::Own(8080)).from(From::Passthrough).gets("app"),
+    case("own address and the outbound port", "ebpf 2: own IP and a proxy port")
+        .to(To::Own(15001))
+        .gets("outbound")
+        .but_tells(Backend::Ebpf, "none", &OWN_PORT),
+    case("own address and the inbound port", "ebpf 2: own IP and a proxy port")
+        .to(To::Own(15006))
+        .gets("inbound")
+        .but_tells(Backend::Ebpf, "none", &OWN_PORT),
+    case("the app's own pass-through source", "istio 7, 9")
+        .to(To::Own(8080))
+        .from(From::Passthrough)
+        .gets("app"),
     case("proxy to own address", "ebpf 3; istio 8").who(Who::Proxy).to(To::Own(8080)).gets("inbound"),
     case("proxy to own address from the pass-through source", "ebpf 3; istio 7")
         .who(Who::Proxy)
@@ -47,8 +73,12 @@ const INSIDE: &[Case] = &[
         .gets("inbound")
         .source("loopback"),
     case("multicast", "corner: multicast").to(To::Host("224.0.0.1", "ff02::1", 80)).gets(AS_BARE),
-    case("limited broadcast", "corner: broadcast").to(To::Host("255.255.255.255", "ff0e::1", 80)).gets(AS_BARE),
-    case("broadcast of the subnet", "corner: broadcast").to(To::Host("10.77.255.255", "ff05::2", 80)).gets(AS_BARE),
+    case("limited broadcast", "corner: broadcast")
+        .to(To::Host("255.255.255.255", "ff0e::1", 80))
+        .gets(AS_BARE),
+    case("broadcast of the subnet", "corner: broadcast")
+        .to(To::Host("10.77.255.255", "ff05::2", 80))
+        .gets(AS_BARE),
 ];
 
 const TWO: &[Case] = &[
@@ -60,9 +90,18 @@ const TWO: &[Case] = &[
         .to(To::Host("10.78.0.1", "fd78::1", 80))
         .from(From::OwnSecond),
     case("own address on the second interface", "corner: own addresses").to(To::OwnSecond(8080)).gets("app"),
-    case("proxy to own address on the second interface", "ebpf 3").who(Who::Proxy).to(To::OwnSecond(8080)).gets("inbound"),
-    case("from outside by the second interface", "ebpf 5").who(Who::Outside).to(To::OwnSecond(8080)).gets("inbound"),
-    case("an address that comes after ADD", "corner: own addresses").over(WIRE).plays(plays::late_address).gets("inbound"),
+    case("proxy to own address on the second interface", "ebpf 3")
+        .who(Who::Proxy)
+        .to(To::OwnSecond(8080))
+        .gets("inbound"),
+    case("from outside by the second interface", "ebpf 5")
+        .who(Who::Outside)
+        .to(To::OwnSecond(8080))
+        .gets("inbound"),
+    case("an address that comes after ADD", "corner: own addresses")
+        .over(WIRE)
+        .plays(plays::late_address)
+        .gets("inbound"),
 ];
 
 const EXCLUDED: &[Case] = &[
@@ -76,7 +115,11 @@ const EXCLUDED: &[Case] = &[
 ];
 
 const NO_DEFAULT: &[Case] = &[
-    case("a service without a route", "corner: without a route").but_gets(Backend::Iptables, "ENETUNREACH", &NO_ROUTE),
+    case("a service without a route", "corner: without a route").but_gets(
+        Backend::Iptables,
+        "ENETUNREACH",
+        &NO_ROUTE,
+    ),
     case("a neighbour with a route", "corner: without a route").to(To::Host("10.77.0.1", "fd77::1", 80)),
 ];
 

@@ -41,11 +41,21 @@ const ISTIO: &[Case] = &[
     case("istio: inbound 15021", "istio 3").who(Who::Outside).to(To::Own(15021)).gets("app"),
     case("istio: inbound 15090", "istio 3").who(Who::Outside).to(To::Own(15090)).gets("app"),
     case("istio: outbound 15020", "istio 5, 6").to(To::Service(15020)).gets("world"),
-    case("istio: pass-through", "istio 7").who(Who::Proxy).to(To::Own(8080)).from(From::Passthrough).gets("app"),
-    case("istio: app calls itself through its service", "istio 8").who(Who::Proxy).to(To::Own(8080)).gets("inbound"),
+    case("istio: pass-through", "istio 7")
+        .who(Who::Proxy)
+        .to(To::Own(8080))
+        .from(From::Passthrough)
+        .gets("app"),
+    case("istio: app calls itself through its service", "istio 8")
+        .who(Who::Proxy)
+        .to(To::Own(8080))
+        .gets("inbound"),
     case("istio: proxy to its own HBONE port", "istio 8").who(Who::Proxy).to(To::Own(15008)).gets("app"),
     case("istio: proxy to loopback", "istio 8").who(Who::Proxy).to(To::Loopback(8080)).gets("app"),
-    case("istio: proxy's group calls its own pod", "istio 11").who(Who::Ids(2000, 1337)).to(To::Own(8080)).gets("inbound"),
+    case("istio: proxy's group calls its own pod", "istio 11")
+        .who(Who::Ids(2000, 1337))
+        .to(To::Own(8080))
+        .gets("inbound"),
     case("istio: app to itself", "istio 9, 12").to(To::Own(8080)).gets("app"),
     case("istio: proxy out by user", "istio 10").who(Who::Proxy).gets("world"),
     case("istio: proxy out by group", "istio 13").who(Who::Ids(2000, 1337)).gets("world"),
@@ -67,14 +77,22 @@ const LISTS: &[Case] = &[
     case("istio: excluded range", "istio 17").to(To::Host("10.96.5.1", "fd96::51", 80)).gets("world"),
     case("istio: included port", "istio 18").to(To::Host("10.96.16.0", "fd96::1:0", 9000)),
     case("istio: included range", "istio 19"),
-    case("istio: outside the included range", "istio 19").to(To::Host("10.96.16.0", "fd96::1:0", 80)).gets("world"),
+    case("istio: outside the included range", "istio 19")
+        .to(To::Host("10.96.16.0", "fd96::1:0", 80))
+        .gets("world"),
     case("istio: excluded inbound port", "istio 3").who(Who::Outside).to(To::Own(8081)).gets("app"),
     case("istio: 15021 beside an excluded port", "istio 3").who(Who::Outside).to(To::Own(15021)).gets("app"),
-    case("istio: inbound beside an excluded port", "istio 4").who(Who::Outside).to(To::Own(8080)).gets("inbound"),
+    case("istio: inbound beside an excluded port", "istio 4")
+        .who(Who::Outside)
+        .to(To::Own(8080))
+        .gets("inbound"),
 ];
 
 const LISTED: &[Case] = &[
-    case("istio: listed inbound port, though excluded", "istio 3, 4").who(Who::Outside).to(To::Own(8080)).gets("inbound"),
+    case("istio: listed inbound port, though excluded", "istio 3, 4")
+        .who(Who::Outside)
+        .to(To::Own(8080))
+        .gets("inbound"),
     case("istio: listed inbound 15020", "istio 3, 4").who(Who::Outside).to(To::Own(15020)).gets("inbound"),
     case("istio: inbound port that is not listed", "istio 4").who(Who::Outside).to(To::Own(8081)).gets("app"),
 ];

@@ -65,17 +65,29 @@ const EXCLUDES: &[Case] = &[
 
 const INCLUDES: &[Case] = &[
     case("an included network", "ebpf 1; istio 19").to(To::Host("10.96.15.255", "fd96::ffff", 80)),
-    case("outside every included network", "istio 19: the rest returns").to(To::Host("10.96.16.0", "fd96::1:0", 80)).gets("world"),
+    case("outside every included network", "istio 19: the rest returns")
+        .to(To::Host("10.96.16.0", "fd96::1:0", 80))
+        .gets("world"),
     case("an exclude inside an include", "istio 17").to(To::Host("10.96.5.1", "fd96::51", 80)).gets("world"),
-    case("an included port outside every included network", "istio 18").to(To::Host("10.96.16.0", "fd96::1:0", 9000)),
+    case("an included port outside every included network", "istio 18").to(To::Host(
+        "10.96.16.0",
+        "fd96::1:0",
+        9000,
+    )),
     case("a port of an included range", "istio 18").to(To::Host("10.96.16.0", "fd96::1:0", 3306)),
-    case("an included port in an excluded network", "istio 17, 18").to(To::Host("10.96.5.1", "fd96::51", 9000)).gets("world"),
-    case("an excluded port in an included network", "istio 6").to(To::Host("10.96.0.10", "fd96::10", 443)).gets("world"),
+    case("an included port in an excluded network", "istio 17, 18")
+        .to(To::Host("10.96.5.1", "fd96::51", 9000))
+        .gets("world"),
+    case("an excluded port in an included network", "istio 6")
+        .to(To::Host("10.96.0.10", "fd96::10", 443))
+        .gets("world"),
     case("own address beside includes", "istio 9").to(To::Own(8080)).gets("app"),
 ];
 
 const ANNOTATION: &[Case] = &[
-    case("what the annotation excludes", "corner: an annotation's list replaces").to(To::Service(8500)).gets("world"),
+    case("what the annotation excludes", "corner: an annotation's list replaces")
+        .to(To::Service(8500))
+        .gets("world"),
     case("what only the entry excludes", "corner: an annotation's list replaces").to(To::Service(443)),
     case("inbound that the annotation excludes", "corner: an annotation's list replaces")
         .who(Who::Outside)

@@ -9,7 +9,12 @@ use crate::scene::{Group, PLAIN};
 
 pub(super) const GROUPS: &[Group] = &[
     Group { cases: FORMS, ..PLAIN },
-    Group { id: "identity", cases: IDENTITY, plan: |node, _| node.redirect("proxyGids", serde_json::json!([1338])), ..PLAIN },
+    Group {
+        id: "identity",
+        cases: IDENTITY,
+        plan: |node, _| node.redirect("proxyGids", serde_json::json!([1338])),
+        ..PLAIN
+    },
 ];
 
 const PLAIN_ANSWER: Answer = case("", "").expected(Backend::Ebpf);
@@ -19,8 +24,11 @@ const FORMS: &[Case] = &[
     case("bound to the pod's address", "ebpf matrix: bound podIP:0").from(From::Own(0)),
     case("bound to the pod's address and a port", "ebpf matrix: bound podIP:40002; native IPv6 bound podIP")
         .from(From::Own(40002)),
-    case("bound to any address and a port", "ebpf matrix: bound 0.0.0.0:40001, [::]:40001, [::]:40003 to ::ffff:svc")
-        .from(From::Any(40001)),
+    case(
+        "bound to any address and a port",
+        "ebpf matrix: bound 0.0.0.0:40001, [::]:40001, [::]:40003 to ::ffff:svc",
+    )
+    .from(From::Any(40001)),
     case("bound to an interface", "ebpf matrix: SO_BINDTODEVICE eth0, native IPv6 with SO_BINDTODEVICE")
         .from(From::Device("eth0"))
         .but_gets(Backend::Iptables, SILENCE, &DEVICE),
@@ -34,11 +42,11 @@ const FORMS: &[Case] = &[
     case("non-blocking", "ebpf matrix: non-blocking").how(How::NonBlocking, 1),
     case("a neighbour on the pod's own network", "ebpf 1").to(To::Host("10.77.0.1", "fd77::1", 80)),
     case("port 53 without DNS capture", "ebpf 8").to(To::Service(53)),
-    case("the peer in the socket table", "ebpf 10: ss").over(WIRE).plays(plays::peer_in_socket_table).gets("own").but_gets(
-        Backend::Iptables,
-        "dialled",
-        &SOCKET_TABLE,
-    ),
+    case("the peer in the socket table", "ebpf 10: ss")
+        .over(WIRE)
+        .plays(plays::peer_in_socket_table)
+        .gets("own")
+        .but_gets(Backend::Iptables, "dialled", &SOCKET_TABLE),
     case("any port of the service", "istio 19").to(To::Service(3306)),
     case("a proxy's port at a service", "istio 19").to(To::Service(15001)),
 ];
@@ -56,7 +64,18 @@ const IDENTITY: &[Case] = &[
         &SETUID,
     ),
     case("a pretender in a user namespace", "ebpf 4: user namespaces").who(Who::Pretender),
-    case("the proxy to a proxy's port elsewhere", "istio 10").who(Who::Proxy).to(To::Service(15001)).gets("world"),
-    case("the proxy from a bound port, v4", "istio 10").who(Who::Proxy).from(From::Any(40011)).over(V4).gets("world"),
-    case("the proxy from a bound port, v6", "istio 10").who(Who::Proxy).from(From::Any(40012)).over(V6).gets("world"),
+    case("the proxy to a proxy's port elsewhere", "istio 10")
+        .who(Who::Proxy)
+        .to(To::Service(15001))
+        .gets("world"),
+    case("the proxy from a bound port, v4", "istio 10")
+        .who(Who::Proxy)
+        .from(From::Any(40011))
+        .over(V4)
+        .gets("world"),
+    case("the proxy from a bound port, v6", "istio 10")
+        .who(Who::Proxy)
+        .from(From::Any(40012))
+        .over(V6)
+        .gets("world"),
 ];
