@@ -107,11 +107,26 @@ pub(crate) enum From {
     Device(&'static str),
 }
 
+/// How a datagram is sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way {
+    /// `connect`, then `send`.
+    Connected,
+    /// `sendto`.
+    To,
+    /// `sendmsg`.
+    Message,
+    /// `sendmmsg`.
+    Many,
+}
+
 /// What is done.
 #[derive(Clone, Copy)]
 pub(crate) enum Does {
     /// Connects.
     Dial { to: To, from: From, how: How, times: usize },
+    /// Sends a datagram and waits for the answer.
+    Ask { to: To, from: From, way: Way },
     /// Something of its own; says how it went in the words of the answer.
     Play(fn(&mut Scene, Family) -> String),
 }
@@ -123,7 +138,7 @@ pub(crate) struct Answer {
     pub(crate) by: &'static str,
     /// Whose address the client is told as its own, empty for any; the server must see the same.
     pub(crate) source: &'static str,
-    /// What `getpeername` tells the client.
+    /// What `getpeername` tells the client; of UDP, who the answer is from.
     pub(crate) peer: &'static str,
     /// What `SO_ORIGINAL_DST` tells the server; not asked of servers that are no proxy.
     pub(crate) original: &'static str,
@@ -173,6 +188,13 @@ pub(crate) const fn case(id: &'static str, source: &'static str) -> Case {
     }
 }
 
+/// The app asks a DNS server and is answered by the proxy.
+pub(crate) const fn query(id: &'static str, source: &'static str, way: Way) -> Case {
+    let mut case = case(id, source).gets("dns");
+    case.does = Does::Ask { to: To::Service(53), from: From::Unbound, way };
+    case
+}
+
 impl Case {
     pub(crate) const fn who(mut self, who: Who) -> Self {
         self.who = who;
@@ -184,8 +206,10 @@ impl Case {
     }
 
     pub(crate) const fn to(mut self, new: To) -> Self {
-        if let Does::Dial { from, how, times, .. } = self.does {
-            self.does = Does::Dial { to: new, from, how, times };
+        match self.does {
+            Does::Dial { from, how, times, .. } => self.does = Does::Dial { to: new, from, how, times },
+            Does::Ask { from, way, .. } => self.does = Does::Ask { to: new, from, way },
+            Does::Play(_) => {}
         }
         match new {
             To::Loopback(_) | To::Unspecified(_) => self.source("loopback"),
@@ -195,8 +219,10 @@ impl Case {
     }
 
     pub(crate) const fn from(mut self, new: From) -> Self {
-        if let Does::Dial { to, how, times, .. } = self.does {
-            self.does = Does::Dial { to, from: new, how, times };
+        match self.does {
+            Does::Dial { to, how, times, .. } => self.does = Does::Dial { to, from: new, how, times },
+            Does::Ask { to, way, .. } => self.does = Does::Ask { to, from: new, way },
+            Does::Play(_) => {}
         }
         match new {
             From::Passthrough => self.source("passthrough"),

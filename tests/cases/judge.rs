@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use shunt_tests::ask::{Dial, Try, plain};
+use shunt_tests::datagram::{Script, Step};
 
-use crate::case::{AS_BARE, Answer, Backend, Case, Does, Family, SILENCE, Who};
+use crate::case::{AS_BARE, Answer, Backend, Case, Does, Family, From, SILENCE, To, Way, Who};
 use crate::scene::{Group, Scene};
 
 /// What came of one row under one backend.
@@ -60,8 +61,11 @@ fn cell(scene: &mut Scene, case: &Case, family: Family) -> Result<(), String> {
             Err(format!("expected {:?}, saw {said:?}", expected.by))
         };
     }
+    scene.nothing_new_beyond();
+    if let Does::Ask { to, from, way } = case.does {
+        return asked(scene, case, family, (to, from, way), expected);
+    }
     let Some(dial) = scene.orders(case, family) else { return Ok(()) };
-    scene.beyond.seen();
     let tries = scene.run(case.who, &dial);
     if expected.by == AS_BARE {
         return as_bare(scene, &dial, &tries);
@@ -69,17 +73,68 @@ fn cell(scene: &mut Scene, case: &Case, family: Family) -> Result<(), String> {
     for seen in &tries {
         compare(scene, case, seen, expected)?;
     }
-    let leaked = scene.beyond.seen();
+    not_leaked(scene, expected)
+}
+
+/// Nothing got out beside what was meant to.
+fn not_leaked(scene: &mut Scene, expected: Answer) -> Result<(), String> {
+    let leaked = scene.nothing_new_beyond();
     if expected.by != "world" && !leaked.is_empty() {
-        return Err(format!("it reached the world too: {leaked:?}"));
+        return Err(format!("it reached the world too: {}", leaked.join(", ")));
     }
     Ok(())
+}
+
+/// A datagram and its answer.
+fn asked(
+    scene: &mut Scene,
+    case: &Case,
+    family: Family,
+    (to, from, way): (To, From, Way),
+    expected: Answer,
+) -> Result<(), String> {
+    let to = to.address(&scene.pod, family);
+    let word = || "q".to_owned();
+    let steps = match way {
+        Way::Connected => vec![Step::Connect(to), Step::Send(word()), Step::Receive],
+        Way::To => vec![Step::SendTo(to, word()), Step::Receive],
+        Way::Message => vec![Step::SendMessage(to, word()), Step::Receive],
+        Way::Many => vec![Step::SendMany(vec![(to, word())]), Step::ReceiveMany(1)],
+    };
+    let bind = from.address(&scene.pod, family);
+    let script = Script { v6: to.is_ipv6(), bind, patience: 1000, ..Script::v4(steps) };
+    let did = scene.play(case.who, &script);
+    let fail = |what: &str, is: &str, wanted: &str| {
+        Err(format!("{what}: expected {wanted:?}, saw {is:?} ({did:?})"))
+    };
+    let Some(decisive) = did.iter().find(|did| did.error.is_some()).or(did.last()) else {
+        return fail("answer", "no step", expected.by);
+    };
+    let by = if decisive.outcome() == "EAGAIN" { SILENCE } else { decisive.outcome() };
+    if by != expected.by {
+        return fail("answer", by, expected.by);
+    }
+    if let Some(got) = decisive.got.first() {
+        let server = got.from.map_or_else(|| "nobody".to_owned(), |at| at.to_string());
+        if got.from != Some(reached(to)) && expected.peer == "dialled" {
+            return fail("whose answer", &server, &reached(to).to_string());
+        }
+        let peer = plain(got.answer.peer);
+        let source = scene.whose(peer.ip());
+        if source != expected.source && !expected.source.is_empty() {
+            return fail("source", &source, expected.source);
+        }
+        if ![0, peer.port()].contains(&from.port()) {
+            return fail("source port", &peer.port().to_string(), &from.port().to_string());
+        }
+    }
+    not_leaked(scene, expected)
 }
 
 /// The error, where there is one, is that of a pod without us.
 fn as_bare(scene: &mut Scene, dial: &Dial, ours: &[Try]) -> Result<(), String> {
     let bare = scene.run(Who::Bare, dial);
-    scene.beyond.seen();
+    scene.nothing_new_beyond();
     let errors = |tries: &[Try]| tries.iter().map(|seen| seen.error.clone()).collect::<Vec<_>>();
     let (ours, bare) = (errors(ours), errors(&bare));
     if ours == bare && ours.iter().all(Option::is_some) {

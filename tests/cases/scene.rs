@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use shunt_abi::Address;
 use serde_json::{Value, json};
 use shunt_tests::ask::{Close, Dial, Place, Serve, Try};
 use shunt_tests::net::{Shape, World};
 use shunt_tests::node::{APP, INBOUND_PORT, Node, OUTBOUND_PORT, PROXY, Pod};
-use shunt_tests::process::{Errands, Server};
+use shunt_tests::datagram::{Answering, Did, Oracle, Script};
+use shunt_tests::errand::Errands;
+use shunt_tests::process::Server;
 
 use crate::case::{Backend, Case, Family, From, To, Who};
 
@@ -15,6 +18,10 @@ use crate::case::{Backend, Case, Family, From, To, Who};
 const WORLD_PORTS: [u16; 13] = [53, 80, 443, 2525, 3306, 8000, 8080, 8500, 9000, 15001, 15008, 15020, 20000];
 /// Ports the app answers on. No proxy listens on these.
 pub(crate) const APP_PORTS: [u16; 10] = [53, 80, 8080, 8081, 9090, 15008, 15020, 15021, 15090, 4191];
+
+/// Ports at which the world answers UDP, and the app.
+const UDP_PORTS: [u16; 4] = [53, 443, 8080, 9999];
+const APP_UDP_PORTS: [u16; 3] = [53, 8080, 9999];
 
 /// Rows that share a plan and the shape of a pod.
 #[derive(Clone, Copy)]
@@ -39,6 +46,8 @@ pub(crate) struct Proxy {
     pub(crate) uid: u32,
     /// Whether an IPv6 socket takes IPv4 too.
     pub(crate) both_families: bool,
+    /// Where it listens for DNS, UDP and TCP, and on which addresses.
+    pub(crate) dns: Option<(u16, &'static [&'static str])>,
 }
 
 /// What most meshes have.
@@ -48,6 +57,7 @@ pub(crate) const EVERYWHERE: Proxy = Proxy {
     inbound: INBOUND_PORT,
     uid: PROXY,
     both_families: false,
+    dns: None,
 };
 
 /// A dual-stack pod with the usual proxy and an app, under the plan `custom` has without further words.
@@ -59,7 +69,9 @@ pub(crate) struct Scene {
     clients: BTreeMap<Who, Errands>,
     pub(crate) proxy: Option<Server>,
     _app: Option<Server>,
-    pub(crate) beyond: Server,
+    beyond: Server,
+    beyond_datagrams: Oracle,
+    oracles: Vec<Oracle>,
     bare: Pod,
     pub(crate) pod: Pod,
     pub(crate) world: World,
@@ -88,12 +100,20 @@ impl Scene {
         (group.plan)(&node, &mut pod);
         let beyond = Server::start(&world.place(), &both(&[("world", &WORLD_PORTS)]));
         let app = group.app.then(|| pod.serve(&both(&[("app", &APP_PORTS)])));
+        let beyond_datagrams = Oracle::start(&world.place(), &answering(&both(&[("world", &UDP_PORTS)])));
+        let oracles = if group.app {
+            vec![Oracle::start(&pod.app(), &answering(&both(&[("app", &APP_UDP_PORTS)])))]
+        } else {
+            Vec::new()
+        };
         let group = *group;
         Self {
             clients: BTreeMap::new(),
             proxy: None,
             _app: app,
             beyond,
+            beyond_datagrams,
+            oracles,
             bare,
             pod,
             world,
@@ -104,14 +124,22 @@ impl Scene {
     }
 
     pub(crate) fn start_proxy(&mut self) {
-        let Proxy { ips, outbound, inbound, uid, both_families } = self.group.proxy;
+        let Proxy { ips, outbound, inbound, uid, both_families, dns } = self.group.proxy;
         if ips.is_empty() {
             return;
         }
-        let sockets: Vec<(&str, String)> = ips
+        let mut sockets: Vec<(&str, String)> = ips
             .iter()
             .flat_map(|ip| [("outbound", format!("{ip}:{outbound}")), ("inbound", format!("{ip}:{inbound}"))])
             .collect();
+        if let Some((port, ips)) = dns {
+            let queries: Vec<_> = ips.iter().map(|ip| ("dns", format!("{ip}:{port}"))).collect();
+            let listening = Serve::at(queries.iter().map(|(name, at)| (*name, at.as_str())));
+            // As a proxy answers: from the address the kernel chooses.
+            let answering = Answering { exact: false, ..answering(&listening) };
+            self.oracles.push(Oracle::start(&self.pod.place(uid, uid), &answering));
+            sockets.extend(queries);
+        }
         let serve = Serve {
             only_v6: !both_families,
             ..Serve::at(sockets.iter().map(|(name, at)| (*name, at.as_str())))
@@ -137,7 +165,20 @@ impl Scene {
     /// Somebody dials.
     pub(crate) fn run(&mut self, who: Who, dial: &Dial) -> Vec<Try> {
         let place = self.place(who);
-        self.clients.entry(who).or_insert_with(|| Errands::start(&place)).run(std::slice::from_ref(dial))
+        self.clients.entry(who).or_insert_with(|| Errands::start(&place)).dial(dial)
+    }
+
+    /// Somebody follows the steps of one socket of UDP.
+    pub(crate) fn play(&mut self, who: Who, script: &Script) -> Vec<Did> {
+        let place = self.place(who);
+        self.clients.entry(who).or_insert_with(|| Errands::start(&place)).play(script)
+    }
+
+    /// What has reached the world since the last time asked.
+    pub(crate) fn nothing_new_beyond(&mut self) -> Vec<String> {
+        let connections = self.beyond.seen().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let datagrams = self.beyond_datagrams.asked().iter().map(ToString::to_string).collect::<Vec<_>>();
+        [connections, datagrams].concat()
     }
 
     /// Somebody dials once, plainly; says who answers, or the error.
@@ -177,6 +218,8 @@ impl Scene {
             "own, second".to_owned()
         } else if ip.to_string() == passthrough {
             "passthrough".to_owned()
+        } else if shunt_abi::dns::marked(Address::from_ip(ip)).is_some() {
+            "marker".to_owned()
         } else if ip.is_loopback() {
             "loopback".to_owned()
         } else if ["10.77.0.1", "10.78.0.1", "fd77::1", "fd78::1"].contains(&ip.to_string().as_str()) {
@@ -202,6 +245,11 @@ pub(crate) fn both(listeners: &[(&str, &[u16])]) -> Serve {
         .flat_map(|(name, port)| [(name, format!("0.0.0.0:{port}")), (name, format!("[::]:{port}"))])
         .collect();
     Serve::at(sockets.iter().map(|(name, at)| (*name, at.as_str())))
+}
+
+/// The same sockets, of UDP; they answer from the address they were asked at.
+fn answering(serve: &Serve) -> Answering {
+    Answering { listeners: serve.listeners.clone(), exact: true, only_v6: true }
 }
 
 /// Serves Istio, whose injector has marked the pod.

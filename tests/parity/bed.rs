@@ -1,21 +1,25 @@
 //! One pod for each backend, which takes one plan after the other, and everyone who connects.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde_json::Value;
 use shunt::link::{self, Interfaces};
-use shunt_tests::ask::{Close, Dial, Serve, Try};
+use shunt_tests::ask::{Close, Dial, Greeting, Serve};
+use shunt_tests::datagram::{Answering, Oracle, Script, Step};
 use shunt_tests::net::{Shape, World};
 use shunt_tests::node::{INBOUND_PORT, Node, OUTBOUND_PORT, Pod};
-use shunt_tests::process::{Errands, Server};
+use shunt_tests::errand::{Came, Errand, Errands};
+use shunt_tests::process::Server;
 
-use crate::generate::{Case, Connection, IDS};
+use crate::generate::{Case, Connection, DNS_PORT, IDS, UDP_PORTS, Way};
 use crate::model::{APP_PORTS, Expected, Model, WORLD_PORTS};
 
 /// A pod under one backend. Field order is the order of the end.
 pub(crate) struct Bed {
     clients: BTreeMap<Option<(u32, u32)>, Errands>,
     _servers: Vec<Server>,
+    _oracles: Vec<Oracle>,
     pod: Pod,
     _world: World,
     node: Node,
@@ -37,11 +41,16 @@ impl Bed {
         pod.netns.set("ipv4/ip_unprivileged_port_start", "0");
         // The proxy's listeners are found when they begin to listen, so the pod is a meshed one before.
         node.add(&pod);
-        let proxy = both(&[("outbound", &[OUTBOUND_PORT]), ("inbound", &[INBOUND_PORT])]);
+        let proxy = both(&[("outbound", &[OUTBOUND_PORT]), ("inbound", &[INBOUND_PORT]), ("dns", &[DNS_PORT])]);
         let servers = vec![
             Server::start(&world.place(), &both(&[("world", &WORLD_PORTS)])),
             pod.serve(&both(&[("app", &APP_PORTS)])),
             Server::start(&pod.proxy(), &proxy),
+        ];
+        let oracles = vec![
+            Oracle::start(&world.place(), &answering(&both(&[("world", &UDP_PORTS)]))),
+            Oracle::start(&pod.app(), &answering(&both(&[("app", &UDP_PORTS)]))),
+            Oracle::start(&pod.proxy(), &answering(&both(&[("dns", &[DNS_PORT])]))),
         ];
         let place = |ids: Option<(u32, u32)>| match ids {
             Some((uid, gid)) => pod.place(uid, gid),
@@ -52,6 +61,7 @@ impl Bed {
         Self {
             clients,
             _servers: servers,
+            _oracles: oracles,
             pod,
             _world: world,
             node,
@@ -77,47 +87,92 @@ impl Bed {
         for (ids, client) in &mut self.clients {
             let theirs: Vec<&Connection> =
                 case.connections.iter().filter(|connection| connection.ids == *ids).collect();
-            let orders: Vec<Dial> = theirs.iter().map(|connection| dial(connection)).collect();
-            let tries = client.run(&orders);
-            assert_eq!(tries.len(), theirs.len(), "an answer for each order");
-            for (connection, seen) in theirs.into_iter().zip(tries) {
+            let orders: Vec<Errand> = theirs.iter().map(|connection| errand(connection)).collect();
+            for (connection, came) in theirs.into_iter().zip(client.run(&orders)) {
                 let expected = model.expected(connection);
                 *self.reasons.entry(format!("{:?}", expected.reason)).or_default() += 1;
-                wrong.extend(disagreement(self.backend, &expected, connection, &seen));
+                wrong.extend(disagreement(self.backend, &expected, connection, &Seen::of(&came)));
             }
         }
         wrong
     }
 }
 
-fn disagreement(backend: &str, expected: &Expected, connection: &Connection, seen: &Try) -> Option<String> {
-    let by = seen.outcome();
-    let told = seen.greeting.as_ref().and_then(shunt_tests::ask::Greeting::original);
-    if by == expected.by && (expected.original.is_none() || told == expected.original) {
+/// What a connection came to.
+struct Seen {
+    by: String,
+    /// The step that failed.
+    at: String,
+    /// The destination, as the proxy is told; of UDP, the sender of the answer, as the client is told.
+    told: Option<SocketAddr>,
+}
+
+impl Seen {
+    fn of(came: &Came) -> Self {
+        match came {
+            Came::Tries(tries) => {
+                let Some(seen) = tries.first() else { panic!("an errand without an outcome") };
+                Self {
+                    by: seen.outcome().to_owned(),
+                    at: seen.error.as_ref().map_or_else(String::new, |(step, _)| format!(" at {step}")),
+                    told: seen.greeting.as_ref().and_then(Greeting::original),
+                }
+            }
+            Came::Did(steps) => {
+                let failed = steps.iter().position(|did| did.error.is_some());
+                let decisive = failed.and_then(|index| steps.get(index)).or(steps.last());
+                let Some(did) = decisive else { panic!("an errand without an outcome") };
+                Self {
+                    by: did.outcome().to_owned(),
+                    at: failed.map_or_else(String::new, |index| format!(" at step {}", index + 1)),
+                    told: did.got.first().and_then(|got| got.from),
+                }
+            }
+        }
+    }
+}
+
+fn disagreement(
+    backend: &str,
+    expected: &Expected,
+    connection: &Connection,
+    seen: &Seen,
+) -> Option<String> {
+    if seen.by == expected.by && (expected.original.is_none() || seen.told == expected.original) {
         return None;
     }
-    let told = told.map_or_else(String::new, |told| format!(", told {told}"));
-    let error = seen.error.as_ref().map_or_else(String::new, |(step, _)| format!(" at {step}"));
+    let told = seen.told.map_or_else(String::new, |told| format!(", told {told}"));
     Some(format!(
-        "{backend}: {}: decided {} ({:?}), saw {by}{error}{told}",
+        "{backend}: {}: decided {} ({:?}), saw {}{}{told}",
         serde_json::json!(connection),
         expected.by,
         expected.reason,
+        seen.by,
+        seen.at,
     ))
 }
 
-fn dial(connection: &Connection) -> Dial {
-    let in_family = |at: std::net::SocketAddr| match at {
-        std::net::SocketAddr::V4(v4) if connection.mapped => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
+fn errand(connection: &Connection) -> Errand {
+    let in_family = |at: SocketAddr| match at {
+        SocketAddr::V4(v4) if connection.mapped => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
         other => other,
     };
-    Dial {
-        to: vec![in_family(connection.to)],
-        bind: connection.source.map(|ip| in_family((ip, 0).into())),
-        close: Close::Abort,
-        patience: 3,
-        ..Dial::to::<&str>([])
-    }
+    let to = in_family(connection.to);
+    let word = || "q".to_owned();
+    let steps = match connection.way {
+        Way::Tcp => {
+            return Errand::Dial(Dial {
+                to: vec![to],
+                bind: connection.source.map(|ip| in_family((ip, 0).into())),
+                close: Close::Abort,
+                patience: 3,
+                ..Dial::to::<&str>([])
+            });
+        }
+        Way::Udp => vec![Step::SendTo(to, word()), Step::Receive],
+        Way::Connected => vec![Step::Connect(to), Step::Send(word()), Step::Receive],
+    };
+    Errand::Play(Script { v6: to.is_ipv6(), patience: 1000, ..Script::v4(steps) })
 }
 
 /// The keys of a case over those of the node.
@@ -137,4 +192,9 @@ fn both(listeners: &[(&str, &[u16])]) -> Serve {
         .collect();
     let serve = Serve::at(sockets.iter().map(|(name, at)| (*name, at.as_str())));
     Serve { quiet: true, ..serve }
+}
+
+/// The same sockets, of UDP.
+fn answering(serve: &Serve) -> Answering {
+    Answering { listeners: serve.listeners.clone(), exact: true, only_v6: true }
 }

@@ -18,17 +18,31 @@ pub(crate) struct Case {
     pub(crate) connections: Vec<Connection>,
 }
 
+/// How something is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Way {
+    Tcp,
+    /// UDP, `sendto`.
+    Udp,
+    /// UDP, `connect` and `send`.
+    Connected,
+}
+
 /// Somebody connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Connection {
     /// Who; none for somebody beyond the pod.
     pub(crate) ids: Option<(u32, u32)>,
+    pub(crate) way: Way,
     /// From an IPv6 socket, though the address is IPv4.
     pub(crate) mapped: bool,
     /// Bound to this first.
     pub(crate) source: Option<IpAddr>,
     pub(crate) to: SocketAddr,
 }
+
+/// Where the proxy listens for DNS.
+pub(crate) const DNS_PORT: u16 = 15053;
 
 /// Everybody a process of the pod can be: the app, the proxy, the proxy by group, and others.
 pub(crate) const IDS: [(u32, u32); 5] =
@@ -40,6 +54,9 @@ pub(crate) const OWN: [&str; 4] = ["10.77.0.2", "10.78.0.2", "fd77::2", "fd78::2
 /// Ports that lists are about and connections go to.
 pub(crate) const PORTS: [u16; 14] =
     [1, 53, 80, 443, 3306, 8000, 8080, 8443, 9000, OUTBOUND_PORT, INBOUND_PORT, 15008, 15020, 65535];
+
+/// Ports at which everybody answers UDP.
+pub(crate) const UDP_PORTS: [u16; 3] = [53, 443, 8080];
 
 const SERVICES_V4: [&str; 10] = [
     "10.96.0.0",
@@ -149,6 +166,7 @@ fn redirect() -> impl Strategy<Value = Value> {
             json!({
                 "outboundPort": OUTBOUND_PORT,
                 "inboundPort": INBOUND_PORT,
+                "dnsPort": DNS_PORT,
                 "proxyUids": uids,
                 "proxyGids": gids,
                 "includeOutboundCidrs": cidrs,
@@ -182,12 +200,13 @@ fn entry() -> impl Strategy<Value = Value> {
         ]),
         3..=8,
     );
-    (select(&MESHES[..]), redirect(), keys).prop_map(|(mesh, mut redirect, keys)| {
+    let udp = select(&["pass", "block"][..]);
+    (select(&MESHES[..]), redirect(), keys, any::<bool>(), udp).prop_map(|(mesh, mut redirect, keys, dns, udp)| {
         if let Value::Object(redirect) = &mut redirect {
             let listed = |key: &str| key.starts_with("include") || key.starts_with("exclude");
             redirect.retain(|key, _| !listed(key) || keys.contains(&key.as_str()));
         }
-        json!({ "mesh": mesh, "select": "all", "redirect": redirect })
+        json!({ "mesh": mesh, "select": "all", "dns": dns, "udp": udp, "redirect": redirect })
     })
 }
 
@@ -201,7 +220,18 @@ fn outbound() -> impl Strategy<Value = Connection> {
     (who, to, port(), any::<bool>(), 0..4_u8).prop_map(|(ids, to, port, mapped, passthrough)| {
         let inside = OWN.contains(&to.to_string().as_str());
         let source = (inside && passthrough == 0).then(|| ip(if to.is_ipv4() { "127.0.0.6" } else { "::6" }));
-        Connection { ids: Some(ids), mapped: mapped && to.is_ipv4(), source, to: (to, port).into() }
+        Connection { ids: Some(ids), way: Way::Tcp, mapped: mapped && to.is_ipv4(), source, to: (to, port).into() }
+    })
+}
+
+/// UDP to where somebody answers.
+fn datagram() -> impl Strategy<Value = Connection> {
+    let ways = select(&[Way::Udp, Way::Connected][..]);
+    (outbound(), select(&UDP_PORTS[..]), ways).prop_map(|(connection, port, way)| Connection {
+        way,
+        source: None,
+        to: (connection.to.ip(), port).into(),
+        ..connection
     })
 }
 
@@ -223,12 +253,12 @@ fn inbound() -> impl Strategy<Value = Connection> {
             (false, true) => NEIGHBOURS[3],
         };
         let source = if NEIGHBOURS.contains(&source.to_string().as_str()) { ip(near) } else { source };
-        Connection { ids: None, mapped: false, source: Some(source), to: (ip(to), port).into() }
+        Connection { ids: None, way: Way::Tcp, mapped: false, source: Some(source), to: (ip(to), port).into() }
     })
 }
 
 /// A plan with connections.
 pub(crate) fn case() -> impl Strategy<Value = Case> {
-    let connections = vec(prop_oneof![3 => outbound(), 1 => inbound()], 1..=64);
+    let connections = vec(prop_oneof![6 => outbound(), 2 => inbound(), 3 => datagram()], 1..=64);
     (entry(), connections).prop_map(|(entry, connections)| Case { entry, connections })
 }

@@ -20,7 +20,9 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 const BACKENDS: [&str; 1] = ["ebpf"];
 
 /// Every reason the generated connections must have met.
-const REASONS: [&str; 13] = [
+const REASONS: [&str; 16] = [
+    "Datagram",
+    "Dns",
     "Exempt",
     "ExcludedCidr",
     "ExcludedInterface",
@@ -34,6 +36,7 @@ const REASONS: [&str; 13] = [
     "Passthrough",
     "SelfCall",
     "Tunnel",
+    "UdpBlocked",
 ];
 
 /// Plans tried at the same time.

@@ -14,7 +14,7 @@ use shunt_abi::{Address, Reason, slot};
 use shunt_api::Entry;
 use shunt_tests::node::{INBOUND_PORT, OUTBOUND_PORT};
 
-use crate::generate::{Connection, OWN};
+use crate::generate::{Connection, OWN, Way};
 
 /// Ports the app listens on.
 pub(crate) const APP_PORTS: [u16; 6] = [53, 80, 8080, 9000, 15008, 15020];
@@ -52,7 +52,7 @@ impl Model {
 
     /// What must come of a connection.
     pub(crate) fn expected(&self, connection: &Connection) -> Expected {
-        let Connection { ids, source, to, .. } = *connection;
+        let Connection { ids, way, source, to, .. } = *connection;
         let rules = Table(&self.encoded.rules);
         let source = source.map_or(Address::UNSPECIFIED, Address::from_ip);
         let destination = Address::from_ip(to.ip());
@@ -60,7 +60,12 @@ impl Model {
             Some((uid, gid)) => {
                 let connection =
                     Outbound { uid, gid, destination, port: to.port(), source, before_proxy: false };
-                decide::outbound(&self.encoded.config, &rules, &connection)
+                match way {
+                    Way::Tcp => decide::outbound(&self.encoded.config, &rules, &connection),
+                    Way::Udp | Way::Connected => {
+                        decide::datagram(&self.encoded.config, &rules, &connection, false)
+                    }
+                }
             }
             None => {
                 let connection = Inbound { source, destination, port: to.port() };
@@ -69,7 +74,7 @@ impl Model {
         };
         let reason = verdict.reason();
         match verdict {
-            Verdict::Pass(_) => Expected { by: unhindered(to), original: None, reason },
+            Verdict::Pass(_) => Expected { by: if way == Way::Tcp { unhindered(to) } else { unhindered_datagram(to) }, original: None, reason },
             Verdict::Refuse(_) => Expected { by: "EPERM", original: None, reason },
             Verdict::Capture { slot, .. } => {
                 let by = match slot {
@@ -94,6 +99,11 @@ fn plan(entry: &Value) -> Plan {
         Ok(Decision::Intercept(plan)) => *plan,
         other => panic!("every pod is selected: {other:?}"),
     }
+}
+
+/// The same of UDP: only ports are asked at which there is an answer.
+fn unhindered_datagram(to: SocketAddr) -> &'static str {
+    if is_inside(to.ip()) { "app" } else { "world" }
 }
 
 fn is_inside(ip: IpAddr) -> bool {

@@ -14,17 +14,6 @@ pub(crate) fn each(dial: &Dial) -> (Vec<Try>, Vec<Option<Socket>>) {
     dial.to.iter().map(|to| one(dial, *to)).unzip()
 }
 
-/// Dials for each line of orders, until there are no more. Nothing stays open.
-pub(crate) fn errands() -> ExitCode {
-    for line in io::stdin().lock().lines() {
-        let orders: Vec<Dial> =
-            serde_json::from_str(&line.expect("the test writes text")).expect("a client's orders");
-        let tries: Vec<Try> = orders.iter().flat_map(|dial| each(dial).0).collect();
-        println!("{}", serde_json::json!(tries));
-    }
-    ExitCode::SUCCESS
-}
-
 fn one(dial: &Dial, to: SocketAddr) -> (Try, Option<Socket>) {
     let mut seen = Try { to, error: None, local: None, peer: None, greeting: None };
     match attempt(dial, to, &mut seen) {
