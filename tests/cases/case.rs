@@ -103,6 +103,8 @@ pub(crate) enum From {
     OwnSecond,
     /// 127.0.0.6 or `::6`.
     Passthrough,
+    /// 127.0.0.1 or `::1`.
+    Loopback,
     /// This interface (`SO_BINDTODEVICE`).
     Device(&'static str),
 }
@@ -225,6 +227,7 @@ impl Case {
             Does::Play(_) => {}
         }
         match new {
+            From::Loopback => self.source("loopback"),
             From::Passthrough => self.source("passthrough"),
             From::OwnSecond => self.source("own, second"),
             From::Own(_) => self.source("own"),
@@ -324,6 +327,7 @@ impl From {
             Self::Any(port) => Some((Ipv6Addr::UNSPECIFIED, port).into()),
             Self::Own(port) => Some(in_family(pod.ip(v6), port, family)),
             Self::OwnSecond => Some(in_family(second(pod, v6), 0, family)),
+            Self::Loopback => Some(in_family(ip(if v6 { "::1" } else { "127.0.0.1" }), 0, family)),
             Self::Passthrough => Some(in_family(ip(if v6 { "::6" } else { "127.0.0.6" }), 0, family)),
         }
     }

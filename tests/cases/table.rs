@@ -8,12 +8,13 @@ mod lists;
 mod outbound;
 mod plays;
 mod proxy;
+mod udp;
 
 use crate::case::{Case, Difference};
 use crate::scene::Group;
 
 fn groups() -> Vec<Group> {
-    [outbound::GROUPS, addresses::GROUPS, inbound::GROUPS, proxy::GROUPS, lists::GROUPS, istio::GROUPS]
+    [outbound::GROUPS, addresses::GROUPS, inbound::GROUPS, proxy::GROUPS, lists::GROUPS, udp::GROUPS, istio::GROUPS]
         .concat()
 }
 

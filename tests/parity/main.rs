@@ -17,7 +17,7 @@ use bed::Bed;
 use generate::Case;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
-const BACKENDS: [&str; 1] = ["ebpf"];
+const BACKENDS: [&str; 2] = ["ebpf", "iptables"];
 
 /// Every reason the generated connections must have met.
 const REASONS: [&str; 16] = [

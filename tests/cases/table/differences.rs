@@ -71,3 +71,41 @@ pub(super) static OWN_PORT: Difference = Difference {
     why: "Nothing was changed on the way, so there is nothing to tell; connection tracking answers with what it tracked. A \
           proxy that takes its own address for the destination would call itself.",
 };
+
+pub(super) static AFTER_DEL: Difference = Difference {
+    title: "Connections that are open at DEL",
+    ebpf: "A connection that went to the proxy goes on after DEL.",
+    iptables: "It is reset.",
+    why: "With the last rule of the table `nat` the kernel stops translating addresses, of open connections too. A pod's \
+          DEL comes at its end.",
+};
+
+pub(super) static MARKER: Difference = Difference {
+    title: "The source of DNS queries at the proxy's listener",
+    ebpf: "A query from a socket that is not connected comes from an address in 127.53.0.0/24 or `::7f35:0:0:0/124`.",
+    iptables: "It comes from the pod's own address.",
+    why: "The address says which server was asked, so that one socket can ask several at once and each answer is its own \
+          server's. The proxy answers to it as to any other.",
+};
+
+pub(super) static UDP_CONNECT: Difference = Difference {
+    title: "When blocked UDP fails",
+    ebpf: "`sendto` fails with `EPERM`. A socket that is connected first is refused when it has sent: `ECONNREFUSED`.",
+    iptables: "`sendto`, or `send` of a socket that is connected, fails with `EPERM`.",
+    why: "A program is asked when a socket is connected, and not for what is sent over it later; a failing `connect` would \
+          break resolvers, which connect only to learn their own address.",
+};
+
+pub(super) static UDP_BOUND: Difference = Difference {
+    title: "Blocked UDP from a port the app chose",
+    ebpf: "A socket bound to a port of its choice is a server's: what it sends passes.",
+    iptables: "Only replies to what was received pass.",
+    why: "Connection tracking knows what is a reply; a program at `sendto` knows the socket only.",
+};
+
+pub(super) static BEFORE_PROXY: Difference = Difference {
+    title: "`beforeProxy: bypass`",
+    ebpf: "Connections of the app pass until the proxy has listened for the first time.",
+    iptables: "ADD is refused, naming the key.",
+    why: "Rules cannot tell whether the proxy has listened.",
+};

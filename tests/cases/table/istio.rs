@@ -66,9 +66,9 @@ const ISTIO: &[Case] = &[
     case("istio: the validation container meets itself", "istio: validation")
         .who(Who::Proxy)
         .to(To::Host("127.0.0.6", "::6", 15002))
+        .from(From::Loopback)
         .over(WIRE)
-        .gets("inbound")
-        .source(""),
+        .gets("inbound"),
 ];
 
 const LISTS: &[Case] = &[

@@ -1,11 +1,12 @@
 //! Rows that are more than one connection. Each says how it went, in a few words.
 
 use shunt_tests::ask::{Dial, Serve, Try, at, plain};
+use shunt_tests::datagram::{Script, Step};
 use shunt_tests::node::Pod;
 use shunt_tests::process::{self, Server, Talking};
 
 use crate::case::{Family, To, Who};
-use crate::scene::{Scene, both};
+use crate::scene::{Group, Scene, both};
 
 const SERVICE: To = To::Service(80);
 const OWN: To = To::Own(8080);
@@ -94,7 +95,7 @@ pub(super) fn levels(scene: &mut Scene, family: Family) -> String {
 
 /// Connections of both directions made before ADD, then ADD, then a new one.
 pub(super) fn before_add(scene: &mut Scene, family: Family) -> String {
-    let mut scene = Scene::before_add(&crate::scene::Group { app: true, ..scene.group }, scene.backend);
+    let mut scene = Scene::before_add(&Group { app: true, ..scene.group }, scene.backend);
     let mut out = talk(&scene, Who::App, SERVICE, family);
     let mut into = talk(&scene, Who::Outside, OWN, family);
     scene.node.add(&scene.pod);
@@ -168,4 +169,55 @@ pub(super) fn dead_proxy(scene: &mut Scene, family: Family) -> String {
     let without = both_ways(scene);
     scene.start_proxy();
     format!("{without}, then {}", both_ways(scene))
+}
+
+/// One socket of UDP: a query, then something else elsewhere.
+pub(super) fn connected_elsewhere(scene: &mut Scene, family: Family) -> String {
+    let (server, other) = (To::Service(53), To::Service(9999));
+    let (server, other) = (server.address(&scene.pod, family), other.address(&scene.pod, family));
+    let visit = |to| [Step::Connect(to), Step::Send("q".to_owned()), Step::Receive];
+    let script = Script { v6: server.is_ipv6(), ..Script::v4([visit(server), visit(other)].concat()) };
+    let did = scene.play(Who::App, &script);
+    scene.nothing_new_beyond();
+    if let Some(failed) = did.iter().find(|did| did.error.is_some()) {
+        return failed.outcome().to_owned();
+    }
+    let (Some(first), Some(second)) = (did.get(2), did.get(5)) else { return format!("{did:?}") };
+    let source = scene.whose(plain(second.got().answer.peer).ip());
+    format!("{}, then {} from {source}", first.outcome(), second.outcome())
+}
+
+/// One socket of UDP asks three servers before it hears of any; each answer must be from the server that was asked.
+pub(super) fn several_servers(scene: &mut Scene, family: Family) -> String {
+    let hosts = [("10.96.0.53", "fd96::53"), ("10.96.0.54", "fd96::54"), ("10.96.0.55", "fd96::55")];
+    let servers = hosts.map(|(v4, v6)| To::Host(v4, v6, 53).address(&scene.pod, family));
+    let questions = servers.map(|server| (server, server.to_string()));
+    let steps = vec![Step::SendMany(questions.to_vec()), Step::ReceiveMany(servers.len())];
+    let script = Script { v6: family != Family::V4, ..Script::v4(steps) };
+    let did = scene.play(Who::App, &script);
+    let Some(received) = did.last() else { return "no step".to_owned() };
+    if let Some(error) = &received.error {
+        return error.clone();
+    }
+    let wrong = received.got.iter().find(|got| {
+        let asked: Option<std::net::SocketAddr> = got.answer.question.parse().ok();
+        got.answer.by != "dns" || got.from != asked.map(plain)
+    });
+    wrong.map_or_else(|| "each for itself".to_owned(), |got| format!("{got:?}"))
+}
+
+/// What the app gets before the proxy has listened, and after; or why ADD was refused.
+pub(super) fn before_proxy(scene: &mut Scene, family: Family) -> String {
+    let mut scene = Scene::before_add(&Group { app: true, ..scene.group }, scene.backend);
+    scene.node.configure(|entry| entry["beforeProxy"] = serde_json::json!("bypass"));
+    let answer = scene.node.call("ADD", &scene.pod, "eth0");
+    if answer.code != 0 {
+        let (code, why) = answer.refused();
+        return if why.contains("beforeProxy") { format!("refused with {code}") } else { why };
+    }
+    let before = scene.outcome(Who::App, SERVICE, family);
+    scene.start_proxy();
+    let after = scene.outcome(Who::App, SERVICE, family);
+    scene.proxy = None;
+    format!("{before}, {after}, {}", scene.outcome(Who::App, SERVICE, family))
 }

@@ -1,8 +1,8 @@
 //! How the proxy listens, and what happens without it.
 
-use super::differences::{LENGTH, LOOPBACK_LISTENER};
+use super::differences::{AFTER_DEL, BEFORE_PROXY, LENGTH, LOOPBACK_LISTENER};
 use super::plays;
-use crate::case::{Backend, Case, To, WIRE, Who, case};
+use crate::case::{Backend, Case, From, To, WIRE, Who, case};
 use crate::scene::{EVERYWHERE, Group, PLAIN, Proxy};
 
 pub(super) const GROUPS: &[Group] = &[
@@ -50,9 +50,9 @@ const LOOPBACK: &[Case] = &[
     case("the validation container", "istio: validation")
         .who(Who::Proxy)
         .to(To::Host("127.0.0.6", "::6", 15002))
+        .from(From::Loopback)
         .over(WIRE)
-        .gets("inbound")
-        .source(""),
+        .gets("inbound"),
 ];
 
 const BOTH: &[Case] = &[
@@ -72,7 +72,7 @@ const LIFE: &[Case] = &[
     case("proxied connections after DEL", "ebpf 9")
         .over(WIRE)
         .plays(plays::after_del)
-        .gets("same, then world"),
+        .gets("same, then world").but_gets(Backend::Iptables, "ECONNRESET, then world", &AFTER_DEL),
     case("a second ADD", "corner: a second ADD")
         .over(WIRE)
         .plays(plays::second_add)
@@ -90,4 +90,9 @@ const LIFE: &[Case] = &[
         .over(WIRE)
         .plays(plays::dead_proxy)
         .gets("ECONNREFUSED ECONNREFUSED, then outbound inbound"),
+    case("before the proxy has listened", "issue 3; DESIGN 4: beforeProxy bypass")
+        .over(WIRE)
+        .plays(plays::before_proxy)
+        .gets("world, outbound, ECONNREFUSED")
+        .but_gets(Backend::Iptables, "refused with 150", &BEFORE_PROXY),
 ];
