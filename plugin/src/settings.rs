@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::path::Path;
 
-use shunt_api::{Backend, BeforeProxy, Entry, Mesh, Udp};
+use shunt_api::{Backend, Entry, Mesh};
 
 use crate::attachment::is_ifname;
 use crate::error::{Error, Kind};
@@ -70,9 +70,6 @@ pub fn unsupported(settings: &Settings) -> Result<(), Error> {
     let refusal = match settings {
         _ if !matches!(settings.mesh, Mesh::Istio | Mesh::Custom) => ("mesh", settings.mesh.as_str()),
         _ if settings.backend == Backend::Iptables => ("backend", settings.backend.as_str()),
-        _ if settings.dns => ("dns", "true"),
-        _ if settings.udp == Udp::Block => ("udp", settings.udp.as_str()),
-        _ if settings.before_proxy == BeforeProxy::Bypass => ("beforeProxy", settings.before_proxy.as_str()),
         _ => return Ok(()),
     };
     let (key, value) = refusal;
@@ -120,9 +117,6 @@ mod tests {
             (json!({"mesh": "fsm"}), "mesh", "fsm"),
             (json!({"mesh": "appmesh"}), "mesh", "appmesh"),
             (json!({"backend": "iptables"}), "backend", "iptables"),
-            (json!({"dns": true}), "dns", "true"),
-            (json!({"udp": "block"}), "udp", "block"),
-            (json!({"beforeProxy": "bypass"}), "beforeProxy", "bypass"),
         ] {
             let error = unsupported(&settings(entry).expect("valid")).expect_err("refused");
             assert_eq!(error.kind(), Kind::Unsupported);
@@ -133,6 +127,9 @@ mod tests {
             json!({"mesh": "custom"}),
             json!({"backend": "ebpf"}),
             json!({"failurePolicy": "open"}),
+            json!({"dns": true}),
+            json!({"udp": "block"}),
+            json!({"beforeProxy": "bypass"}),
         ] {
             assert!(unsupported(&settings(entry).expect("valid")).is_ok());
         }

@@ -13,6 +13,7 @@ mod many;
 mod place;
 mod serve;
 mod socket;
+mod udp;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ fn main() -> ExitCode {
         }
         "talk" => dial::talk(&serde_json::from_str(&orders).expect("a client's orders")),
         "many" => many::run(&serde_json::from_str(&orders).expect("a client's orders")),
+        "answer" => udp::answer(&serde_json::from_str(&orders).expect("a server's orders")),
+        "play" => udp::play(&serde_json::from_str(&orders).expect("a client's orders")),
         _ => ExitCode::from(2),
     }
 }
