@@ -70,6 +70,9 @@ pub enum Receipt {
         reserved_ports: Option<String>,
         /// True if ADD gave the loopback interface the pass-through address `::6`.
         passthrough: bool,
+        /// True if ADD made the IPv6 markers of DNS local (see `shunt_abi::dns`).
+        #[serde(default)]
+        dns_route: bool,
     },
     /// The iptables backend.
     Iptables {

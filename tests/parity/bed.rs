@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use shunt::link::{self, Interfaces};
+use shunt::link::{self, Interfaces, Wishes};
 use shunt_tests::ask::{Close, Dial, Greeting, Serve};
 use shunt_tests::datagram::{Answering, Oracle, Script, Step};
 use shunt_tests::net::{Shape, World};
@@ -79,7 +79,7 @@ impl Bed {
             return vec![format!("{}: ADD failed: {answer:?}", self.backend)];
         }
         let interfaces = self.interfaces.get_or_insert_with(|| {
-            let found = self.pod.netns.enter(|| link::interfaces_with_passthrough(true));
+            let found = self.pod.netns.enter(|| link::prepared(Wishes { all_routes: true, ..Wishes::default() }));
             found.unwrap_or_else(|fault| panic!("the pod's interfaces: {fault}")).0
         });
         let model = Model::new(&case.entry, interfaces);

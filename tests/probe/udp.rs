@@ -16,7 +16,7 @@ use shunt_tests::ask::{Listener, plain};
 use shunt_tests::datagram::{Answering, Asked, Did, Got, Script, Step};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::socket::name;
+use crate::socket::{name, set};
 
 fn made(v6: bool) -> Socket {
     let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
@@ -34,8 +34,11 @@ fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
 
 /// Answers until stdin ends.
 pub(crate) fn answer(orders: &Answering) -> ExitCode {
-    let sockets: Vec<(Socket, &str)> =
-        orders.listeners.iter().map(|listener| (listening(orders, listener), listener.name.as_str())).collect();
+    let sockets: Vec<(Socket, &str)> = orders
+        .listeners
+        .iter()
+        .map(|listener| (listening(orders, listener), listener.name.as_str()))
+        .collect();
     println!("ready");
     let mut asked = Vec::new();
     loop {
@@ -66,6 +69,8 @@ fn listening(orders: &Answering, Listener { name: _, at }: &Listener) -> Socket 
     if at.is_ipv6() {
         socket.set_only_v6(orders.only_v6).expect("own socket");
         setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true).expect("own socket");
+        // The world answers from addresses it has routes to itself for, and no more.
+        set(&socket, libc::SOL_IPV6, libc::IPV6_FREEBIND, 1).expect("own socket");
     } else {
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).expect("own socket");
     }
@@ -154,10 +159,8 @@ pub(crate) fn follow(script: &Script) -> Vec<Did> {
         .steps
         .iter()
         .map(|step| {
-            step_by(&socket, step).unwrap_or_else(|error| Did {
-                error: Some(name(&io::Error::from(error))),
-                ..Did::default()
-            })
+            step_by(&socket, step)
+                .unwrap_or_else(|error| Did { error: Some(name(&io::Error::from(error))), ..Did::default() })
         })
         .collect()
 }

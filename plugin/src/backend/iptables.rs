@@ -24,7 +24,7 @@ use crate::iptables::rules::Rules;
 use crate::iptables::saved::{difference, digest, state};
 use crate::iptables::tools::{Tool, Tools};
 use crate::iptables::{Family, Flavour};
-use crate::link::{interfaces_with_passthrough, remove_passthrough};
+use crate::link::{Loopback, Wishes, prepared};
 use crate::netns::Netns;
 use crate::plan::{BeforeProxy, Include, Plan, Udp};
 use crate::record::Records;
@@ -71,8 +71,8 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
         if flavours.is_err() {
             return Ok(Look { held, flavours, has_address: true });
         }
-        let (interfaces, added) = interfaces_with_passthrough(false)?;
-        passthrough = added;
+        let (interfaces, given) = prepared(Wishes::default())?;
+        passthrough = given.passthrough;
         Ok(Look { held, flavours, has_address: super::ebpf::has_address(&interfaces) })
     };
     let again = !peers.is_empty() || matches!(job.before, Some(Receipt::Iptables { .. }));
@@ -105,7 +105,7 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
 
 /// After a first ADD that failed: whatever it left is taken out.
 fn undone(places: Places<'_>, name: &str, netns: &Netns, passthrough: bool, error: Error) -> Error {
-    let changes = if passthrough { netns.run(remove_passthrough) } else { Ok(()) };
+    let changes = if passthrough { netns.run(|| Loopback { passthrough, dns_route: false }.revert()) } else { Ok(()) };
     let changes = changes.failed(Kind::Netns, || "undoing the ADD in the pod's namespace");
     match remove(places, name).and(changes) {
         Ok(()) => error,

@@ -347,13 +347,7 @@ fn what_is_not_json_touches_nothing() {
 
 #[test]
 fn values_that_are_not_there_yet() {
-    for (key, value) in [
-        ("mesh", json!("linkerd")),
-        ("backend", json!("iptables")),
-        ("dns", json!(true)),
-        ("udp", json!("block")),
-        ("beforeProxy", json!("bypass")),
-    ] {
+    for (key, value) in [("mesh", json!("linkerd")), ("backend", json!("iptables"))] {
         let mut asked = conf("1.1.0");
         asked[key] = value.clone();
         for command in ["ADD", "CHECK", "STATUS"] {
