@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::path::Path;
 
-use shunt_api::{Backend, BeforeProxy, Entry, Mesh, Udp};
+use shunt_api::{Backend, BeforeProxy, Entry, Udp};
 
 use crate::attachment::is_ifname;
 use crate::error::{Error, Kind};
@@ -68,7 +68,6 @@ pub(crate) fn is_sane_path(path: &Path) -> bool {
 /// [`Kind::Unsupported`] naming key and value.
 pub fn unsupported(settings: &Settings) -> Result<(), Error> {
     let refusal = match settings {
-        _ if !matches!(settings.mesh, Mesh::Istio | Mesh::Custom) => ("mesh", settings.mesh.as_str()),
         _ if settings.backend == Backend::Iptables => ("backend", settings.backend.as_str()),
         _ if settings.dns => ("dns", "true"),
         _ if settings.udp == Udp::Block => ("udp", settings.udp.as_str()),
@@ -113,12 +112,6 @@ mod tests {
     #[test]
     fn what_is_not_there_yet_is_named() {
         for (entry, key, value) in [
-            (json!({"mesh": "linkerd"}), "mesh", "linkerd"),
-            (json!({"mesh": "kuma"}), "mesh", "kuma"),
-            (json!({"mesh": "consul"}), "mesh", "consul"),
-            (json!({"mesh": "osm"}), "mesh", "osm"),
-            (json!({"mesh": "fsm"}), "mesh", "fsm"),
-            (json!({"mesh": "appmesh"}), "mesh", "appmesh"),
             (json!({"backend": "iptables"}), "backend", "iptables"),
             (json!({"dns": true}), "dns", "true"),
             (json!({"udp": "block"}), "udp", "block"),
@@ -133,6 +126,7 @@ mod tests {
             json!({"mesh": "custom"}),
             json!({"backend": "ebpf"}),
             json!({"failurePolicy": "open"}),
+            json!({"mesh": "linkerd"}),
         ] {
             assert!(unsupported(&settings(entry).expect("valid")).is_ok());
         }
