@@ -110,7 +110,8 @@ impl Plan {
         layer: Layer,
     ) -> Result<Self, Error> {
         // The rest is in the lists of `redirect` by now.
-        let Layer { redirect, dns, dns_servers, exclude_uids, drop_invalid, proxy_ports: _, ipv4_only: _ } = layer;
+        let Layer { redirect, dns, dns_servers, exclude_uids, drop_invalid, proxy_ports: _, ipv4_only: _ } =
+            layer;
         let missing = |key: &str| {
             Error::new(Kind::Config, format!("key \"redirect.{key}\": must be set for mesh \"{mesh}\""))
         };

@@ -135,7 +135,8 @@ fn plan(profile: &Profile, annotations: &Annotations, settings: &Settings) -> Re
     let mut merged = own.over(mesh).over(entry).over((profile.defaults)());
     merged.redirect.exclude_inbound_ports = Some(excluded_inbound(profile, &mut merged, theirs));
     if merged.ipv4_only == Some(true) {
-        for list in [&mut merged.redirect.exclude_outbound_cidrs, &mut merged.redirect.exclude_inbound_cidrs] {
+        for list in [&mut merged.redirect.exclude_outbound_cidrs, &mut merged.redirect.exclude_inbound_cidrs]
+        {
             list.get_or_insert_default().extend("::/0".parse::<Network>());
         }
     }

@@ -45,7 +45,13 @@ const WEBHOOK: &str = "hashicorp/consul-k8s control-plane/connect-inject/webhook
 const SDK: &str = "hashicorp/consul sdk/iptables, sdk/nftables";
 
 static KEYS: [Key; 12] = [
-    key!(INJECTED, Act::Marks, "injected", CNI, "with `transparent-proxy-status` the marker: both there and not empty"),
+    key!(
+        INJECTED,
+        Act::Marks,
+        "injected",
+        CNI,
+        "with `transparent-proxy-status` the marker: both there and not empty"
+    ),
     key!(INJECTED_V2, Act::Marks, "injected", CNI, "the same as `connect-inject-status`"),
     key!(TRANSPARENT, Act::Marks, "enabled", CNI, "the other half of the marker"),
     key!(
@@ -120,7 +126,9 @@ static KEYS: [Key; 12] = [
 static FIELDS: [Field; 9] = [
     field!(
         "ProxyUserID",
-        FieldAct::Sets(|value, _, to| put(&mut to.redirect.proxy_uids, one_id(&text(value)?)).map_err(Bad::from)),
+        FieldAct::Sets(
+            |value, _, to| put(&mut to.redirect.proxy_uids, one_id(&text(value)?)).map_err(Bad::from)
+        ),
         r#"{"ProxyUserID":"1000690000"}"#,
         SDK,
         "the proxy's user id"
@@ -196,7 +204,10 @@ static FIELDS: [Field; 9] = [
 fn defaults() -> Layer {
     Layer {
         // The webhook points the pod's resolv.conf at one of them.
-        dns_servers: Some(Include::Only(vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)])),
+        dns_servers: Some(Include::Only(vec![
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ])),
         exclude_uids: Some(vec![5996]),
         ..Layer::from(Redirect {
             outbound_port: NonZeroU16::new(15001),
@@ -212,7 +223,11 @@ fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {
     if let Some(key) = [INJECT, TPROXY].into_iter().find(|key| says_no(annotations.get(*key))) {
         return Ok(Some(Reason::OptedOut { key }));
     }
-    let key = if !is_said(annotations, INJECTED) && !is_said(annotations, INJECTED_V2) { INJECTED } else { TRANSPARENT };
+    let key = if !is_said(annotations, INJECTED) && !is_said(annotations, INJECTED_V2) {
+        INJECTED
+    } else {
+        TRANSPARENT
+    };
     if key == INJECTED || !is_said(annotations, TRANSPARENT) {
         return Ok(Some(Reason::NotMarked { key }));
     }
@@ -265,7 +280,8 @@ fn dns_port(value: &Value, _: &Document, to: &mut Layer) -> Result<(), Bad> {
 mod page {
     use crate::profile::table::{Fields, Other, Page};
 
-    const KEYS: &str = "hashicorp/consul-k8s control-plane/connect-inject/constants/annotations_and_labels.go";
+    const KEYS: &str =
+        "hashicorp/consul-k8s control-plane/connect-inject/constants/annotations_and_labels.go";
 
     pub(super) const PAGE: Page = Page {
         sources: "hashicorp/consul-k8s a507b1d1, hashicorp/consul sdk/iptables and sdk/nftables",

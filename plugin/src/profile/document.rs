@@ -107,9 +107,7 @@ fn yaml(text: &str) -> Result<Value, Bad> {
         if documents > 1 {
             return Err("more than one document".into());
         }
-        builder
-            .take(event)
-            .map_err(|why| format!("line {}: {why}", span.start.line()))?;
+        builder.take(event).map_err(|why| format!("line {}: {why}", span.start.line()))?;
     }
     Ok(builder.root.unwrap_or(Value::Null))
 }
@@ -118,7 +116,8 @@ impl Builder {
     fn take(&mut self, event: Event<'_>) -> Result<(), String> {
         match event {
             Event::Scalar(text, style, anchor, _) => {
-                let null = style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
+                let null =
+                    style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
                 self.done(if null { Value::Null } else { Value::String(text.into_owned()) }, anchor)
             }
             Event::SequenceStart(anchor, _) => self.opened(Open::List(Vec::new()), anchor),

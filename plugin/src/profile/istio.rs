@@ -77,7 +77,8 @@ static KEYS: [Key; 14] = [
     ),
     key!(
         "traffic.sidecar.istio.io/includeOutboundIPRanges",
-        Act::Sets(|text, to| put(&mut to.redirect.include_outbound_cidrs, include_networks(text)).map_err(Bad::from)),
+        Act::Sets(|text, to| put(&mut to.redirect.include_outbound_cidrs, include_networks(text))
+            .map_err(Bad::from)),
         "10.96.0.0/12",
         CNI,
         "destinations that are captured: `*`, a list, or empty for none"
@@ -91,7 +92,9 @@ static KEYS: [Key; 14] = [
     ),
     key!(
         "traffic.sidecar.istio.io/includeInboundPorts",
-        Act::Sets(|text, to| put(&mut to.redirect.include_inbound_ports, include_ports(text)).map_err(Bad::from)),
+        Act::Sets(
+            |text, to| put(&mut to.redirect.include_inbound_ports, include_ports(text)).map_err(Bad::from)
+        ),
         "8080",
         CNI,
         "the app's ports that are captured: `*`, a list, or empty for none"
@@ -452,7 +455,11 @@ mod tests {
         for (config, dns, drop) in [
             ("proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: \"true\"\n", Some(true), None),
             ("proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: \"false\" # no\n", Some(false), None),
-            (r#"{"proxyMetadata":{"ISTIO_META_DNS_CAPTURE":"T","INVALID_DROP":true}}"#, Some(true), Some(true)),
+            (
+                r#"{"proxyMetadata":{"ISTIO_META_DNS_CAPTURE":"T","INVALID_DROP":true}}"#,
+                Some(true),
+                Some(true),
+            ),
             ("a: &a {ISTIO_META_DNS_CAPTURE: '1'}\nproxyMetadata: *a\n", Some(true), None),
         ] {
             let layer = annotated(&annotations(&[(super::PROXY_CONFIG, config)])).expect("valid");

@@ -40,13 +40,7 @@ const WEBHOOK: &str = "kumahq/kuma pkg/transparentproxy/kubernetes/kubernetes_co
 const CONF: &str = "kumahq/kuma pkg/transparentproxy/config/config.go";
 
 static KEYS: [Key; 12] = [
-    key!(
-        INJECTED,
-        Act::Marks,
-        "true",
-        "kumahq/kuma app/cni/pkg/cni/main_linux.go",
-        "the marker: `true`"
-    ),
+    key!(INJECTED, Act::Marks, "true", "kumahq/kuma app/cni/pkg/cni/main_linux.go", "the marker: `true`"),
     key!(
         INJECT,
         Act::Marks,
@@ -147,7 +141,11 @@ static FIELDS: [Field; 20] = [
         "kumaDPUser",
         FieldAct::Sets(|value, _, to| {
             let user = text(value)?;
-            if user.is_empty() { Ok(()) } else { put(&mut to.redirect.proxy_uids, one_id(&user)).map_err(Bad::from) }
+            if user.is_empty() {
+                Ok(())
+            } else {
+                put(&mut to.redirect.proxy_uids, one_id(&user)).map_err(Bad::from)
+            }
         }),
         "kumaDPUser: \"5679\"",
         CONF,
@@ -342,7 +340,9 @@ fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {
         Some(value) if value != "true" => Ok(Some(Reason::OptedOut { key: INJECTED })),
         Some(_) if !is_said(annotations, CONFIG) => Err(Error::new(
             Kind::Config,
-            format!("annotation {CONFIG}: must be there in a pod with {INJECTED}: install Kuma with its CNI mode on"),
+            format!(
+                "annotation {CONFIG}: must be there in a pod with {INJECTED}: install Kuma with its CNI mode on"
+            ),
         )),
         Some(_) => Ok(None),
     }
@@ -387,7 +387,8 @@ fn for_uids(value: &Value, to: &mut Layer) -> Result<(), Bad> {
             [protocols, ports, uid] => (*protocols, *ports, *uid),
             _ => return Err("must be rules such as tcp:22:1000".into()),
         };
-        let everything = matches!(protocols, "" | "*" | "tcp,udp" | "udp,tcp") && matches!(ports, "" | "*" | "1-65535");
+        let everything =
+            matches!(protocols, "" | "*" | "tcp,udp" | "udp,tcp") && matches!(ports, "" | "*" | "1-65535");
         match one_id(uid) {
             Ok(uid) if everything => uids.extend(uid),
             _ => return Err(Bad::unavailable()),

@@ -58,7 +58,10 @@ static KEYS: [Key; 11] = [
     ),
     key!(
         "config.linkerd.io/skip-outbound-ports",
-        Act::Sets(|text, to| unless_blank(text, || put(&mut to.redirect.exclude_outbound_ports, loose(text)))),
+        Act::Sets(|text, to| unless_blank(text, || put(
+            &mut to.redirect.exclude_outbound_ports,
+            loose(text)
+        ))),
         "25,3306",
         "linkerd/linkerd2-proxy-init cni-plugin/main.go",
         "outbound ports that are not captured, in place of the entry's"
@@ -166,7 +169,10 @@ mod page {
 
     pub(super) const PAGE: Page = Page {
         sources: "linkerd/linkerd2 b24cd405, linkerd/linkerd2-proxy-init 183e791d",
-        base: &[("linkerd.io/created-by", "linkerd/proxy-injector edge-26.8.3"), ("linkerd.io/proxy-version", "edge-26.8.3")],
+        base: &[
+            ("linkerd.io/created-by", "linkerd/proxy-injector edge-26.8.3"),
+            ("linkerd.io/proxy-version", "edge-26.8.3"),
+        ],
         selects: "`linkerd.io/proxy-version` is there, and `linkerd.io/inject` is not `disabled`",
         others: &[
             Other {

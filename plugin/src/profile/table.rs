@@ -89,7 +89,12 @@ fn lines(profile: &Profile) -> Vec<Line> {
     let mut lines = Vec::new();
     for key in profile.keys {
         let fate = becomes(matches!(key.act, Act::Refused(_)), &key.row);
-        lines.push(Line { name: format!("`{}`", key.name), becomes: fate, says: key.row.says, source: key.row.source });
+        lines.push(Line {
+            name: format!("`{}`", key.name),
+            becomes: fate,
+            says: key.row.says,
+            source: key.row.source,
+        });
         if let Act::Holds(_, fields) = &key.act {
             for field in *fields {
                 let fate = becomes(matches!(field.act, FieldAct::Refused(_)), &field.row);
@@ -103,7 +108,12 @@ fn lines(profile: &Profile) -> Vec<Line> {
         }
     }
     for other in profile.page.others {
-        lines.push(Line { name: listed("", other.keys), becomes: OTHER, says: other.says, source: other.source });
+        lines.push(Line {
+            name: listed("", other.keys),
+            becomes: OTHER,
+            says: other.says,
+            source: other.source,
+        });
     }
     lines
 }
@@ -166,7 +176,11 @@ values and bytes with what aliases repeat. Keys in them that are not listed are 
 
 fn section(page: &mut String, mesh: Mesh) {
     let profile = of(mesh);
-    _ = writeln!(page, "\n## {mesh}\n\nRead: {}.\n\nMeshed: {}.\n", profile.page.sources, profile.page.selects);
+    _ = writeln!(
+        page,
+        "\n## {mesh}\n\nRead: {}.\n\nMeshed: {}.\n",
+        profile.page.sources, profile.page.selects
+    );
     page.push_str("| default | |\n|---|---|\n");
     for (name, value) in defaults(profile) {
         _ = writeln!(page, "| {name} | {value} |");
@@ -200,29 +214,44 @@ fn defaults(profile: &Profile) -> Vec<(&'static str, String)> {
     row("outbound port", port(redirect.outbound_port));
     row("inbound port", port(redirect.inbound_port));
     row("DNS port", port(redirect.dns_port));
-    row("DNS is captured for", layer.dns_servers.map(|servers| match servers {
-        Include::All => "every resolver".to_owned(),
-        Include::Only(list) => joined(&list),
-    }));
-    row("DNS over TCP", redirect.dns_port.map(|_| match profile.dns_tcp {
-        crate::plan::DnsTcp::Capture => "captured".to_owned(),
-        crate::plan::DnsTcp::Pass => "passes".to_owned(),
-    }));
+    row(
+        "DNS is captured for",
+        layer.dns_servers.map(|servers| match servers {
+            Include::All => "every resolver".to_owned(),
+            Include::Only(list) => joined(&list),
+        }),
+    );
+    row(
+        "DNS over TCP",
+        redirect.dns_port.map(|_| match profile.dns_tcp {
+            crate::plan::DnsTcp::Capture => "captured".to_owned(),
+            crate::plan::DnsTcp::Pass => "passes".to_owned(),
+        }),
+    );
     row("proxy's user ids", redirect.proxy_uids.map(|ids| joined(&ids)));
     row("proxy's group ids", redirect.proxy_gids.map(|ids| joined(&ids)));
     row("user ids that are not captured", layer.exclude_uids.map(|ids| joined(&ids)));
     row("outbound ports that are not captured", redirect.exclude_outbound_ports.map(|list| joined(&list)));
     row("destinations that are not captured", redirect.exclude_outbound_cidrs.map(|list| joined(&list)));
-    row("inbound ports that are captured", redirect.include_inbound_ports.map(|ports| match ports {
-        Include::All => "all".to_owned(),
-        Include::Only(list) if list.is_empty() => "none".to_owned(),
-        Include::Only(list) => joined(&list),
-    }));
+    row(
+        "inbound ports that are captured",
+        redirect.include_inbound_ports.map(|ports| match ports {
+            Include::All => "all".to_owned(),
+            Include::Only(list) if list.is_empty() => "none".to_owned(),
+            Include::Only(list) => joined(&list),
+        }),
+    );
     let when = if profile.include_beats_exclude { ", while all ports are included" } else { "" };
-    row("ports of the proxy itself, never captured inbound", layer.proxy_ports.map(|list| joined(&list) + when));
+    row(
+        "ports of the proxy itself, never captured inbound",
+        layer.proxy_ports.map(|list| joined(&list) + when),
+    );
     row("tunnel port, passes inbound", profile.tunnel_port.map(|port| port.to_string()));
     let yes = |yes: bool| Some(if yes { "yes" } else { "no" }.to_owned());
-    row("an app that calls itself through its service goes through the inbound port", yes(profile.self_calls));
+    row(
+        "an app that calls itself through its service goes through the inbound port",
+        yes(profile.self_calls),
+    );
     row("connections to the pod's own addresses are captured", yes(profile.own_addresses));
     rows
 }

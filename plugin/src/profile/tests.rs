@@ -1,5 +1,7 @@
 //! The tables of all meshes against what they do.
 
+mod injected;
+
 use proptest::prelude::{prop_assert, proptest};
 use serde_json::{Value, json};
 use shunt_api::{Entry, Mesh};
@@ -66,7 +68,8 @@ fn refused(mesh: Mesh, key: &str, sample: &str, names: &str) {
 fn changes(mesh: Mesh, key: &str, sample: &str) {
     let base = base(of(mesh));
     let before = planned(mesh, &base).expect("base");
-    let after = planned(mesh, &with(&base, key, sample)).unwrap_or_else(|error| panic!("{key}: {}", error.details()));
+    let after =
+        planned(mesh, &with(&base, key, sample)).unwrap_or_else(|error| panic!("{key}: {}", error.details()));
     assert_ne!(before, after, "{mesh} {key} {sample}");
 }
 
@@ -75,7 +78,8 @@ fn marks(mesh: Mesh, key: &str, sample: &str, all: &[&str]) {
     let base = base(of(mesh));
     let differ = |before: &Annotations| {
         let skipped = |annotations: &Annotations| matches!(decided(mesh, annotations), Ok(Decision::Skip(_)));
-        skipped(before) != skipped(&with(before, key, sample)) || skipped(before) != skipped(&without(before, key))
+        skipped(before) != skipped(&with(before, key, sample))
+            || skipped(before) != skipped(&without(before, key))
     };
     assert!(differ(&base) || all.iter().any(|other| differ(&without(&base, other))), "{mesh} {key} {sample}");
 }
@@ -120,7 +124,11 @@ fn what_does_not_concern_us_changes_nothing() {
         let before = planned(*mesh, &base).expect("base");
         for other in profile.page.others {
             for key in other.keys {
-                assert_eq!(planned(*mesh, &with(&base, key, other.sample)).expect(key), before, "{mesh} {key}");
+                assert_eq!(
+                    planned(*mesh, &with(&base, key, other.sample)).expect(key),
+                    before,
+                    "{mesh} {key}"
+                );
             }
         }
         for fields in profile.page.other_fields {
@@ -128,7 +136,11 @@ fn what_does_not_concern_us_changes_nothing() {
                 // Beside nothing: the document that says nothing is not the base's.
                 let nothing = planned(*mesh, &with(&base, fields.key, "{}")).expect("empty document");
                 let text = document(path, fields.sample);
-                assert_eq!(planned(*mesh, &with(&base, fields.key, &text)).expect(path), nothing, "{mesh} {path}");
+                assert_eq!(
+                    planned(*mesh, &with(&base, fields.key, &text)).expect(path),
+                    nothing,
+                    "{mesh} {path}"
+                );
             }
         }
     }
@@ -188,7 +200,11 @@ fn a_pod_may_not_opt_out_under_all() {
     for (mesh, key, no) in NO {
         let says_no = with(&base(of(mesh)), key, no);
         assert!(matches!(decided(mesh, &says_no), Ok(Decision::Skip(_))), "{mesh}");
-        let own = [("shunt-cni.io/outbound-port", "1"), ("shunt-cni.io/inbound-port", "2"), ("shunt-cni.io/proxy-uids", "3")];
+        let own = [
+            ("shunt-cni.io/outbound-port", "1"),
+            ("shunt-cni.io/inbound-port", "2"),
+            ("shunt-cni.io/proxy-uids", "3"),
+        ];
         let mut all = json!({"mesh": mesh.as_str(), "select": "all", "excludeNamespaces": ["calm"]});
         for pod in [says_no, annotations(&own), with(&annotations(&own), key, no)] {
             let decision = decide(&PodRef::default(), &pod, &settings(&all));
@@ -216,11 +232,11 @@ const EXCLUDED: [(Mesh, &str); 6] = [
 fn precedence_under_every_mesh() {
     for (mesh, theirs) in EXCLUDED {
         let entry = json!({"mesh": mesh.as_str(), "redirect": {"excludeOutboundPorts": [3]}});
-        let ports = |pod: &Annotations, entry: &Value| {
-            match decide(&PodRef::default(), pod, &settings(entry)).expect("decided") {
-                Decision::Intercept(plan) => serde_json::to_value(plan.outbound.exclude_ports).expect("plain"),
-                Decision::Skip(reason) => panic!("{reason}"),
-            }
+        let ports = |pod: &Annotations, entry: &Value| match decide(&PodRef::default(), pod, &settings(entry))
+            .expect("decided")
+        {
+            Decision::Intercept(plan) => serde_json::to_value(plan.outbound.exclude_ports).expect("plain"),
+            Decision::Skip(reason) => panic!("{reason}"),
         };
         let said = with(&base(of(mesh)), theirs, "2");
         let both = with(&said, "shunt-cni.io/exclude-outbound-ports", "1");
@@ -261,7 +277,8 @@ fn own_annotations_under_every_mesh() {
         if let Some(dns) = plan.dns {
             assert_eq!(dns.port, 21003, "{mesh}");
         }
-        let text = serde_json::to_value((plan.outbound, plan.inbound, plan.exclude_interfaces)).expect("plain");
+        let text =
+            serde_json::to_value((plan.outbound, plan.inbound, plan.exclude_interfaces)).expect("plain");
         assert_eq!(text[0]["cidrs"], json!(["10.0.0.0/8"]), "{mesh}");
         assert_eq!(text[0]["exclude_cidrs"], json!(["10.1.0.0/16"]), "{mesh}");
         assert_eq!(text[0]["extra_ports"], json!([80]), "{mesh}");

@@ -85,7 +85,9 @@ fn dport(item: &str) -> Result<PortRange, Bad> {
     let range = match item.split_once(':') {
         None => item.to_owned(),
         Some((first, last)) => {
-            let or = |text: &str, other: &str| if text.trim().is_empty() { other.to_owned() } else { text.to_owned() };
+            let or = |text: &str, other: &str| {
+                if text.trim().is_empty() { other.to_owned() } else { text.to_owned() }
+            };
             format!("{}-{}", or(first, "1"), or(last, "65535"))
         }
     };
