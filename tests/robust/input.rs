@@ -238,7 +238,7 @@ fn the_configuration() {
             config["runtimeConfig"]["io.kubernetes.cri.pod-annotations"][key] = json!(value);
         }
     };
-    let changes: [Change; 25] = [
+    let changes: [Change; 21] = [
         ("an unknown key", |c| c["redirrect"] = json!({}), 7, &["redirrect"]),
         (
             "an unknown key further down",
@@ -284,11 +284,6 @@ fn the_configuration() {
             7,
             &["cgroupPath"],
         ),
-        // What is promised and not there yet.
-        ("mesh linkerd", |c| c["mesh"] = json!("linkerd"), 2, &["mesh", "linkerd"]),
-        ("mesh kuma", |c| c["mesh"] = json!("kuma"), 2, &["mesh", "kuma"]),
-        ("mesh consul", |c| c["mesh"] = json!("consul"), 2, &["mesh", "consul"]),
-        ("backend iptables", |c| c["backend"] = json!("iptables"), 2, &["backend", "iptables"]),
         ("dns without its port", |c| c["dns"] = json!(true), 7, &["dnsPort"]),
     ];
     for (what, change, code, words) in changes {
@@ -300,13 +295,31 @@ fn the_configuration() {
         };
         ground.refuses(&format!("open: {what}"), &ground.add().configured(open), code, words);
     }
-    for mesh in ["osm", "fsm", "appmesh"] {
-        ground.refuses(
-            mesh,
-            &ground.add().configured(|config| config["mesh"] = json!(mesh)),
+    for (mesh, annotations, code, words) in [
+        (
+            "linkerd",
+            json!({"linkerd.io/proxy-version": "v", "config.linkerd.io/skip-inbound-ports": "http"}),
+            7,
+            ["config.linkerd.io/skip-inbound-ports", "http"],
+        ),
+        (
+            "kuma",
+            json!({"kuma.io/sidecar-injected": "true", "traffic.kuma.io/transparent-proxy-config": "redirect: {inbound: {port: x}}"}),
+            7,
+            ["traffic.kuma.io/transparent-proxy-config", "redirect.inbound.port"],
+        ),
+        (
+            "istio",
+            json!({"sidecar.istio.io/status": "{}", "proxy.istio.io/config": "interceptionMode: TPROXY"}),
             2,
-            &["mesh", mesh],
-        );
+            ["proxy.istio.io/config", "interceptionMode"],
+        ),
+    ] {
+        let change = |config: &mut Value| {
+            config["mesh"] = json!(mesh);
+            config["runtimeConfig"]["io.kubernetes.cri.pod-annotations"] = annotations.clone();
+        };
+        ground.refuses(mesh, &ground.add().configured(change), code, &words);
     }
     for (key, value) in [
         ("shunt-cni.io/intercept", "yes"),
