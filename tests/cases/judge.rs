@@ -102,7 +102,8 @@ fn asked(
         Way::Many => vec![Step::SendMany(vec![(to, word())]), Step::ReceiveMany(1)],
     };
     let bind = from.address(&scene.pod, family);
-    let script = Script { v6: to.is_ipv6(), bind, patience: 1000, ..Script::v4(steps) };
+    let patience = if expected.by == SILENCE { 400 } else { 2000 };
+    let script = Script { v6: to.is_ipv6(), bind, patience, ..Script::v4(steps) };
     let did = scene.play(case.who, &script);
     let fail = |what: &str, is: &str, wanted: &str| {
         Err(format!("{what}: expected {wanted:?}, saw {is:?} ({did:?})"))
@@ -118,6 +119,9 @@ fn asked(
         let server = got.from.map_or_else(|| "nobody".to_owned(), |at| at.to_string());
         if got.from != Some(reached(to)) && expected.peer == "dialled" {
             return fail("whose answer", &server, &reached(to).to_string());
+        }
+        if expected.peer == "own" && got.from.map(|at| at.ip()) != Some(scene.pod.ip(family.is_v6())) {
+            return fail("whose answer", &server, expected.peer);
         }
         let peer = plain(got.answer.peer);
         let source = scene.whose(peer.ip());

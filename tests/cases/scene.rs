@@ -68,7 +68,7 @@ pub(crate) const PLAIN: Group =
 pub(crate) struct Scene {
     clients: BTreeMap<Who, Errands>,
     pub(crate) proxy: Option<Server>,
-    _app: Option<Server>,
+    app: Option<Server>,
     beyond: Server,
     beyond_datagrams: Oracle,
     oracles: Vec<Oracle>,
@@ -86,10 +86,11 @@ impl Scene {
         let mut scene = Self::before_add(group, backend);
         scene.node.add(&scene.pod);
         scene.start_proxy();
+        scene.start_app();
         scene
     }
 
-    /// A pod the plugin has not seen, with its app.
+    /// A pod the plugin has not seen.
     pub(crate) fn before_add(group: &Group, backend: Backend) -> Self {
         let node = Node::on(backend.name());
         let world = node.world();
@@ -99,27 +100,29 @@ impl Scene {
         pod.netns.set("ipv4/ip_unprivileged_port_start", "0");
         (group.plan)(&node, &mut pod);
         let beyond = Server::start(&world.place(), &both(&[("world", &WORLD_PORTS)]));
-        let app = group.app.then(|| pod.serve(&both(&[("app", &APP_PORTS)])));
         let beyond_datagrams = Oracle::start(&world.place(), &answering(&both(&[("world", &UDP_PORTS)])));
-        let oracles = if group.app {
-            vec![Oracle::start(&pod.app(), &answering(&both(&[("app", &APP_UDP_PORTS)])))]
-        } else {
-            Vec::new()
-        };
         let group = *group;
         Self {
             clients: BTreeMap::new(),
             proxy: None,
-            _app: app,
+            app: None,
             beyond,
             beyond_datagrams,
-            oracles,
+            oracles: Vec::new(),
             bare,
             pod,
             world,
             node,
             group,
             backend,
+        }
+    }
+
+    pub(crate) fn start_app(&mut self) {
+        if self.group.app {
+            self.app = Some(self.pod.serve(&both(&[("app", &APP_PORTS)])));
+            let answering = answering(&both(&[("app", &APP_UDP_PORTS)]));
+            self.oracles.push(Oracle::start(&self.pod.app(), &answering));
         }
     }
 

@@ -109,3 +109,21 @@ pub(super) static BEFORE_PROXY: Difference = Difference {
     iptables: "ADD is refused, naming the key.",
     why: "Rules cannot tell whether the proxy has listened.",
 };
+
+pub(super) static BOUND_QUERY: Difference = Difference {
+    title: "DNS over a connected socket that is bound to a port",
+    ebpf: "A UDP socket that the app has bound to a port but to no address, and then connects to a DNS server, has a loopback \
+           address from then on. It cannot be connected elsewhere later without being dissolved first.",
+    iptables: "It has the pod's address.",
+    why: "The kernel does not let a program bind what is bound already. A socket that is not bound, and one bound to an \
+          address, keep the pod's address.",
+};
+
+pub(super) static LISTENER_FOR_ALL: Difference = Difference {
+    title: "DNS listeners bound to all addresses",
+    ebpf: "The proxy's DNS listener may be bound to the loopback address or to all.",
+    iptables: "A listener bound to all must answer from the address it was asked at; the app does not recognise the \
+               answers of one that lets the kernel choose.",
+    why: "The kernel chooses the pod's own address as the source of an answer to the pod's own address, and connection \
+          tracking knows the query by the loopback address. Proxies listen on the loopback address for this reason.",
+};

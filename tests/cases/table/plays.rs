@@ -96,6 +96,7 @@ pub(super) fn levels(scene: &mut Scene, family: Family) -> String {
 /// Connections of both directions made before ADD, then ADD, then a new one.
 pub(super) fn before_add(scene: &mut Scene, family: Family) -> String {
     let mut scene = Scene::before_add(&Group { app: true, ..scene.group }, scene.backend);
+    scene.start_app();
     let mut out = talk(&scene, Who::App, SERVICE, family);
     let mut into = talk(&scene, Who::Outside, OWN, family);
     scene.node.add(&scene.pod);

@@ -94,5 +94,5 @@ const LIFE: &[Case] = &[
         .over(WIRE)
         .plays(plays::before_proxy)
         .gets("world, outbound, ECONNREFUSED")
-        .but_gets(Backend::Iptables, "refused with 150", &BEFORE_PROXY),
+        .but_gets(Backend::Iptables, "refused with 2", &BEFORE_PROXY),
 ];

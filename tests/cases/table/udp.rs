@@ -4,9 +4,9 @@ use serde_json::json;
 use shunt_tests::net::Shape;
 use shunt_tests::node::{Node, Pod};
 
-use super::differences::{MARKER, UDP_BOUND, UDP_CONNECT};
+use super::differences::{BOUND_QUERY, LISTENER_FOR_ALL, MARKER, UDP_BOUND, UDP_CONNECT};
 use super::plays;
-use crate::case::{Answer, Backend, Case, Family, From, To, V4, V6, WIRE, Way, Who, case, query};
+use crate::case::{Answer, Backend, Case, Family, From, SILENCE, To, V4, V6, WIRE, Way, Who, case, query};
 use crate::scene::{EVERYWHERE, Group, PLAIN, Proxy, annotated, istio, redirect};
 
 const DNS_PORT: u16 = 15053;
@@ -70,14 +70,17 @@ pub(super) const GROUPS: &[Group] = &[
 ];
 
 /// What a query over a socket that is not connected gets under eBPF: the proxy sees a marker.
-const MARKED: Answer = Answer { source: "marker", ..query("", "", Way::To).expected(Backend::Ebpf) };
+const MARKED: Answer = Answer { source: "marker", ..QUERY };
+const QUERY: Answer = query("", "", Way::To).expected(Backend::Ebpf);
 
 const DNS: &[Case] = &[
     query("dns: a query", "ebpf 8; istio 15; kuma 4", Way::To).but(Backend::Ebpf, MARKED, &MARKER),
     query("dns: by sendmsg", "ebpf 3.3; issue 3", Way::Message).but(Backend::Ebpf, MARKED, &MARKER),
     query("dns: by sendmmsg", "ebpf 3.3; issue 3", Way::Many).but(Backend::Ebpf, MARKED, &MARKER),
     query("dns: over a connected socket", "ebpf 3.3; istio 15", Way::Connected),
-    query("dns: from a bound port", "ebpf 3.3", Way::Connected).from(From::Any(40021)),
+    query("dns: from a bound port", "ebpf 3.3", Way::Connected)
+        .from(From::Any(40021))
+        .but(Backend::Ebpf, Answer { source: "loopback", ..QUERY }, &BOUND_QUERY),
     query("dns: from the pod's address and a port", "ebpf 3.3", Way::To).from(From::Own(40022)),
     query("dns: the proxy's own query", "istio: DNS extra; kuma 3", Way::To).who(Who::Proxy).gets("world"),
     query("dns: the proxy's own query, connected", "istio: DNS extra", Way::Connected).who(Who::Proxy).gets("world"),
@@ -104,8 +107,14 @@ const DNS: &[Case] = &[
 ];
 
 const EVERYWHERE_DNS: &[Case] = &[
-    query("dns: a query to a listener for all", "DESIGN 5: DNS", Way::To).source(""),
-    query("dns: over a connected socket to a listener for all", "DESIGN 5: DNS", Way::Connected).source(""),
+    query("dns: a query to a listener for all", "DESIGN 5: DNS", Way::To).source("").but(
+        Backend::Iptables,
+        Answer { source: "", peer: "own", ..QUERY },
+        &LISTENER_FOR_ALL,
+    ),
+    query("dns: over a connected socket to a listener for all", "DESIGN 5: DNS", Way::Connected)
+        .source("")
+        .but_gets(Backend::Iptables, SILENCE, &LISTENER_FOR_ALL),
 ];
 
 const EXCLUDED: &[Case] = &[
