@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         "many" => many::run(&serde_json::from_str(&orders).expect("a client's orders")),
         "answer" => udp::answer(&serde_json::from_str(&orders).expect("a server's orders")),
         "play" => udp::play(&serde_json::from_str(&orders).expect("a client's orders")),
+        "cost" => udp::cost(),
         _ => ExitCode::from(2),
     }
 }
