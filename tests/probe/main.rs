@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         "errands" => errands::run(),
         "talk" => dial::talk(&serde_json::from_str(&orders).expect("a client's orders")),
         "many" => many::run(&serde_json::from_str(&orders).expect("a client's orders")),
+        "cost" => udp::cost(),
         _ => ExitCode::from(2),
     }
 }
