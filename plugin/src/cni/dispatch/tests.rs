@@ -348,7 +348,6 @@ fn what_is_not_json_touches_nothing() {
 #[test]
 fn values_that_are_not_there_yet() {
     for (key, value) in [
-        ("mesh", json!("linkerd")),
         ("backend", json!("iptables")),
         ("dns", json!(true)),
         ("udp", json!("block")),
