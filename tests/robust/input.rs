@@ -295,6 +295,20 @@ fn the_configuration() {
         };
         ground.refuses(&format!("open: {what}"), &ground.add().configured(open), code, words);
     }
+    for (key, value) in [
+        ("shunt-cni.io/intercept", "yes"),
+        ("shunt-cni.io/outbound-port", "http"),
+        ("shunt-cni.io/exclude-outbound-cidrs", "10.0.0.0/99"),
+        ("shunt-cni.io/exclude-outbound-ports", "70000"),
+        ("shunt-cni.io/no-such-key", "1"),
+    ] {
+        ground.refuses(key, &ground.add().configured(annotate(key, value)), 7, &[key, value]);
+    }
+}
+
+#[test]
+fn the_annotations_of_a_mesh() {
+    let ground = Ground::new();
     for (mesh, annotations, code, words) in [
         (
             "linkerd",
@@ -320,14 +334,5 @@ fn the_configuration() {
             config["runtimeConfig"]["io.kubernetes.cri.pod-annotations"] = annotations.clone();
         };
         ground.refuses(mesh, &ground.add().configured(change), code, &words);
-    }
-    for (key, value) in [
-        ("shunt-cni.io/intercept", "yes"),
-        ("shunt-cni.io/outbound-port", "http"),
-        ("shunt-cni.io/exclude-outbound-cidrs", "10.0.0.0/99"),
-        ("shunt-cni.io/exclude-outbound-ports", "70000"),
-        ("shunt-cni.io/no-such-key", "1"),
-    ] {
-        ground.refuses(key, &ground.add().configured(annotate(key, value)), 7, &[key, value]);
     }
 }

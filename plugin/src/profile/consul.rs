@@ -107,7 +107,7 @@ static KEYS: [Key; 12] = [
         "consul.hashicorp.com/consul-dns",
         Act::Sets(|text, to| put(&mut to.dns, flag(text)).map_err(Bad::from)),
         "true",
-        "hashicorp/consul-k8s control-plane/connect-inject/webhook/dns.go",
+        "hashicorp/consul-k8s control-plane/connect-inject/webhook/container_init.go",
         "whether DNS to a loopback resolver goes to the proxy"
     ),
     key!(
@@ -257,7 +257,7 @@ fn dns_address(value: &Value, document: &Document, to: &mut Layer) -> Result<(),
     if address.is_empty() {
         return Ok(());
     }
-    let address: IpAddr = address.trim().parse().map_err(|_| Bad::from("must be an address"))?;
+    let address: IpAddr = address.trim().parse().ok().ok_or("must be an address")?;
     let port = document.at("ConsulDNSPort")?.map(text).transpose()?.unwrap_or_default();
     // Without a port the mesh sends DNS to that address as it is, and another than loopback is no listener of the pod.
     if matches!(port.as_str(), "" | "0") || !address.is_loopback() {

@@ -112,10 +112,9 @@ pub(crate) fn layer(table: &[Key], annotations: &Annotations) -> Result<Layer, E
 
 fn read(act: &Act, value: &str, to: &mut Layer) -> Result<(), Bad> {
     match act {
-        Act::Marks => Ok(()),
         Act::Sets(set) => set(value, to),
         Act::Refused(refused) if refused(value)? => Err(Bad::unavailable()),
-        Act::Refused(_) => Ok(()),
+        Act::Marks | Act::Refused(_) => Ok(()),
         Act::Holds(format, fields) => {
             let document = Document::parse(*format, value)?;
             fields.iter().try_for_each(|field| read_field(field, &document, to))
@@ -126,10 +125,9 @@ fn read(act: &Act, value: &str, to: &mut Layer) -> Result<(), Bad> {
 fn read_field(field: &Field, document: &Document, to: &mut Layer) -> Result<(), Bad> {
     let Some(value) = document.at(field.path)? else { return Ok(()) };
     let read = match &field.act {
-        FieldAct::Marks => Ok(()),
         FieldAct::Sets(set) => set(value, document, to),
         FieldAct::Refused(refused) if refused(value) => Err(Bad::unavailable()),
-        FieldAct::Refused(_) => Ok(()),
+        FieldAct::Marks | FieldAct::Refused(_) => Ok(()),
     };
     read.map_err(|bad| {
         // The value of the annotation is a whole document: say what stands at the path.

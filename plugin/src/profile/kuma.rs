@@ -8,7 +8,7 @@ use shunt_api::{Include, Network, PortRange, Redirect};
 
 use super::document::{Document, Format};
 use super::key::{Act, Bad, Field, FieldAct, Key, field, key};
-use super::value::{enabled, extend, flag, items, loose, one_id, one_port, parsed, says_no, text};
+use super::value::{enabled, extend, flag, items, loose, one_id, one_port, parsed, text};
 use super::{Profile, is_said};
 use crate::annotation::put;
 use crate::cni::Annotations;
@@ -17,7 +17,6 @@ use crate::plan::DnsTcp;
 use crate::policy::{Layer, Reason};
 
 const INJECTED: &str = "kuma.io/sidecar-injected";
-const INJECT: &str = "kuma.io/sidecar-injection";
 const CONFIG: &str = "traffic.kuma.io/transparent-proxy-config";
 
 pub(crate) static PROFILE: Profile = Profile {
@@ -39,15 +38,8 @@ const WEBHOOK: &str = "kumahq/kuma pkg/transparentproxy/kubernetes/kubernetes_co
 #[cfg(test)]
 const CONF: &str = "kumahq/kuma pkg/transparentproxy/config/config.go";
 
-static KEYS: [Key; 12] = [
+static KEYS: [Key; 11] = [
     key!(INJECTED, Act::Marks, "true", "kumahq/kuma app/cni/pkg/cni/main_linux.go", "the marker: `true`"),
-    key!(
-        INJECT,
-        Act::Marks,
-        "disabled",
-        "kumahq/kuma pkg/plugins/runtime/k8s/metadata/annotations.go",
-        "`disabled`: the pod is not meshed"
-    ),
     key!(
         CONFIG,
         Act::Holds(Format::GoYaml, &FIELDS),
@@ -103,7 +95,7 @@ static KEYS: [Key; 12] = [
     ),
     key!(
         "kuma.io/transparent-proxying-ip-family-mode",
-        Act::Sets(|text, to| family(text, to)),
+        Act::Sets(family),
         "ipv4",
         WEBHOOK,
         "`ipv4`: IPv6 is left alone, in both directions"
@@ -125,7 +117,7 @@ static KEYS: [Key; 12] = [
         "kuma.io/application-probe-proxy-port",
         Act::Sets(|text, to| {
             // 0: there is none.
-            let port = text.trim().parse::<u16>().map_err(|_| "must be one port, or 0 for none")?;
+            let port = text.trim().parse::<u16>().ok().ok_or("must be one port, or 0 for none")?;
             to.proxy_ports = Some(PortRange::single(port).into_iter().collect());
             Ok(())
         }),
@@ -332,9 +324,6 @@ fn defaults() -> Layer {
 }
 
 fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {
-    if says_no(annotations.get(INJECT)) {
-        return Ok(Some(Reason::OptedOut { key: INJECT }));
-    }
     match annotations.get(INJECTED) {
         None => Ok(Some(Reason::NotMarked { key: INJECTED })),
         Some(value) if value != "true" => Ok(Some(Reason::OptedOut { key: INJECTED })),
@@ -381,14 +370,14 @@ fn for_uids(value: &Value, to: &mut Layer) -> Result<(), Bad> {
     let mut uids = Vec::new();
     for rule in rules {
         let parts: Vec<&str> = rule.split(':').map(str::trim).collect();
-        let (protocols, ports, uid) = match parts.as_slice() {
+        let (protocols, range, uid) = match parts.as_slice() {
             [uid] => ("", "", *uid),
-            [ports, uid] => ("", *ports, *uid),
-            [protocols, ports, uid] => (*protocols, *ports, *uid),
+            [from, uid] => ("", *from, *uid),
+            [of, from, uid] => (*of, *from, *uid),
             _ => return Err("must be rules such as tcp:22:1000".into()),
         };
         let everything =
-            matches!(protocols, "" | "*" | "tcp,udp" | "udp,tcp") && matches!(ports, "" | "*" | "1-65535");
+            matches!(protocols, "" | "*" | "tcp,udp" | "udp,tcp") && matches!(range, "" | "*" | "1-65535");
         match one_id(uid) {
             Ok(uid) if everything => uids.extend(uid),
             _ => return Err(Bad::unavailable()),
@@ -427,13 +416,19 @@ mod page {
                 "ipFamilyMode: dualstack\nkumaDPUser: \"5678\"\nredirect:\n  dns:\n    captureAll: true\n    enabled: false\n    port: 15053\n  inbound:\n    enabled: true\n    port: 15006\n  outbound:\n    enabled: true\n    port: 15001\n",
             ),
         ],
-        selects: "`kuma.io/sidecar-injected` is `true`, and `kuma.io/sidecar-injection` is not `disabled`",
+        selects: "`kuma.io/sidecar-injected` is `true`",
         others: &[
             Other {
                 keys: &["traffic.kuma.io/iptables-logs"],
                 sample: "true",
                 source: super::WEBHOOK,
                 says: "lines in the kernel's log",
+            },
+            Other {
+                keys: &["kuma.io/sidecar-injection"],
+                sample: "disabled",
+                source: "kumahq/kuma pkg/plugins/runtime/k8s/webhooks/injector/precheck.go",
+                says: "the webhook reads the label of this name and not the annotation",
             },
             Other {
                 keys: &["traffic.kuma.io/transparent-proxy-configmap-name"],

@@ -187,7 +187,7 @@ fn the_page_is_what_the_tables_say() {
 const NO: [(Mesh, &str, &str); 8] = [
     (Mesh::Istio, "sidecar.istio.io/inject", "false"),
     (Mesh::Linkerd, "linkerd.io/inject", "disabled"),
-    (Mesh::Kuma, "kuma.io/sidecar-injection", "disabled"),
+    (Mesh::Kuma, "kuma.io/sidecar-injected", "false"),
     (Mesh::Consul, "consul.hashicorp.com/transparent-proxy", "false"),
     (Mesh::Osm, "openservicemesh.io/sidecar-injection", "disabled"),
     (Mesh::Fsm, "flomesh.io/sidecar-injection", "disabled"),

@@ -34,7 +34,7 @@ pub(crate) fn enabled(text: &str) -> Result<bool, String> {
     match text.trim().to_ascii_lowercase().as_str() {
         "enabled" => Ok(true),
         "disabled" => Ok(false),
-        other => flag(other).map_err(|_| "must be enabled or disabled".to_owned()),
+        other => flag(other).ok().ok_or_else(|| "must be enabled or disabled".to_owned()),
     }
 }
 
