@@ -175,6 +175,8 @@ impl Render<'_> {
         }
         self.proxy().chain(self.excluded_users()).for_each(|who| pass(&who));
         self.many().for_each(|whom| pass(whom));
+        // DNS that `nat` has not turned round is nobody's here, and without it nothing else would work.
+        pass("-p udp -m udp --dport 53");
         pass("-m conntrack --ctdir REPLY");
         self.outbound_lists(&mut chains, chain, "udp", "-j DROP");
         Some(table("filter", chains, &[("OUTPUT", "-p udp -j SHUNT_UDP".to_owned())]))
