@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use shunt_abi::Address;
 use serde_json::{Value, json};
+use shunt_abi::Address;
 use shunt_tests::ask::{Close, Dial, Place, Serve, Try};
-use shunt_tests::net::{Shape, World};
-use shunt_tests::node::{APP, INBOUND_PORT, Node, OUTBOUND_PORT, PROXY, Pod};
 use shunt_tests::datagram::{Answering, Did, Oracle, Script};
 use shunt_tests::errand::Errands;
+use shunt_tests::net::{Shape, World};
+use shunt_tests::node::{APP, INBOUND_PORT, Node, OUTBOUND_PORT, PROXY, Pod};
 use shunt_tests::process::Server;
 
 use crate::case::{Backend, Case, Family, From, To, Who};

@@ -14,8 +14,16 @@ use crate::case::{Case, Difference};
 use crate::scene::Group;
 
 fn groups() -> Vec<Group> {
-    [outbound::GROUPS, addresses::GROUPS, inbound::GROUPS, proxy::GROUPS, lists::GROUPS, udp::GROUPS, istio::GROUPS]
-        .concat()
+    [
+        outbound::GROUPS,
+        addresses::GROUPS,
+        inbound::GROUPS,
+        proxy::GROUPS,
+        lists::GROUPS,
+        udp::GROUPS,
+        istio::GROUPS,
+    ]
+    .concat()
 }
 
 /// The groups with the rows that match a word.

@@ -7,9 +7,9 @@ use serde_json::Value;
 use shunt::link::{self, Interfaces, Wishes};
 use shunt_tests::ask::{Close, Dial, Greeting, Serve};
 use shunt_tests::datagram::{Answering, Oracle, Script, Step};
+use shunt_tests::errand::{Came, Errand, Errands};
 use shunt_tests::net::{Shape, World};
 use shunt_tests::node::{INBOUND_PORT, Node, OUTBOUND_PORT, Pod};
-use shunt_tests::errand::{Came, Errand, Errands};
 use shunt_tests::process::Server;
 
 use crate::generate::{Case, Connection, DNS_PORT, IDS, UDP_PORTS, Way};
@@ -37,11 +37,16 @@ impl Bed {
         world.netns().set("ipv6/ip_nonlocal_bind", "1");
         let mut pod = node.pod(&world, Shape::two_interfaces());
         pod.annotations.clear();
-        node.configure(|entry| entry["select"] = Value::from("all"));
+        node.configure(|entry| {
+            entry["select"] = Value::from("all");
+            entry["dns"] = Value::from(true);
+        });
+        node.redirect("dnsPort", Value::from(DNS_PORT));
         pod.netns.set("ipv4/ip_unprivileged_port_start", "0");
         // The proxy's listeners are found when they begin to listen, so the pod is a meshed one before.
         node.add(&pod);
-        let proxy = both(&[("outbound", &[OUTBOUND_PORT]), ("inbound", &[INBOUND_PORT]), ("dns", &[DNS_PORT])]);
+        let proxy =
+            both(&[("outbound", &[OUTBOUND_PORT]), ("inbound", &[INBOUND_PORT]), ("dns", &[DNS_PORT])]);
         let servers = vec![
             Server::start(&world.place(), &both(&[("world", &WORLD_PORTS)])),
             pod.serve(&both(&[("app", &APP_PORTS)])),
@@ -79,7 +84,8 @@ impl Bed {
             return vec![format!("{}: ADD failed: {answer:?}", self.backend)];
         }
         let interfaces = self.interfaces.get_or_insert_with(|| {
-            let found = self.pod.netns.enter(|| link::prepared(Wishes { all_routes: true, ..Wishes::default() }));
+            let found =
+                self.pod.netns.enter(|| link::prepared(Wishes { all_routes: true, ..Wishes::default() }));
             found.unwrap_or_else(|fault| panic!("the pod's interfaces: {fault}")).0
         });
         let model = Model::new(&case.entry, interfaces);
@@ -89,7 +95,7 @@ impl Bed {
                 case.connections.iter().filter(|connection| connection.ids == *ids).collect();
             let orders: Vec<Errand> = theirs.iter().map(|connection| errand(connection)).collect();
             for (connection, came) in theirs.into_iter().zip(client.run(&orders)) {
-                let expected = model.expected(connection);
+                let expected = model.expected(connection, self.backend);
                 *self.reasons.entry(format!("{:?}", expected.reason)).or_default() += 1;
                 wrong.extend(disagreement(self.backend, &expected, connection, &Seen::of(&came)));
             }
@@ -132,12 +138,7 @@ impl Seen {
     }
 }
 
-fn disagreement(
-    backend: &str,
-    expected: &Expected,
-    connection: &Connection,
-    seen: &Seen,
-) -> Option<String> {
+fn disagreement(backend: &str, expected: &Expected, connection: &Connection, seen: &Seen) -> Option<String> {
     if seen.by == expected.by && (expected.original.is_none() || seen.told == expected.original) {
         return None;
     }
@@ -172,7 +173,7 @@ fn errand(connection: &Connection) -> Errand {
         Way::Udp => vec![Step::SendTo(to, word()), Step::Receive],
         Way::Connected => vec![Step::Connect(to), Step::Send(word()), Step::Receive],
     };
-    Errand::Play(Script { v6: to.is_ipv6(), patience: 1000, ..Script::v4(steps) })
+    Errand::Play(Script { v6: to.is_ipv6(), patience: 500, ..Script::v4(steps) })
 }
 
 /// The keys of a case over those of the node.

@@ -201,13 +201,15 @@ fn entry() -> impl Strategy<Value = Value> {
         3..=8,
     );
     let udp = select(&["pass", "block"][..]);
-    (select(&MESHES[..]), redirect(), keys, any::<bool>(), udp).prop_map(|(mesh, mut redirect, keys, dns, udp)| {
-        if let Value::Object(redirect) = &mut redirect {
-            let listed = |key: &str| key.starts_with("include") || key.starts_with("exclude");
-            redirect.retain(|key, _| !listed(key) || keys.contains(&key.as_str()));
-        }
-        json!({ "mesh": mesh, "select": "all", "dns": dns, "udp": udp, "redirect": redirect })
-    })
+    (select(&MESHES[..]), redirect(), keys, any::<bool>(), udp).prop_map(
+        |(mesh, mut redirect, keys, dns, udp)| {
+            if let Value::Object(redirect) = &mut redirect {
+                let listed = |key: &str| key.starts_with("include") || key.starts_with("exclude");
+                redirect.retain(|key, _| !listed(key) || keys.contains(&key.as_str()));
+            }
+            json!({ "mesh": mesh, "select": "all", "dns": dns, "udp": udp, "redirect": redirect })
+        },
+    )
 }
 
 fn vec_of(texts: &[&'static str]) -> Vec<&'static str> {
@@ -220,7 +222,13 @@ fn outbound() -> impl Strategy<Value = Connection> {
     (who, to, port(), any::<bool>(), 0..4_u8).prop_map(|(ids, to, port, mapped, passthrough)| {
         let inside = OWN.contains(&to.to_string().as_str());
         let source = (inside && passthrough == 0).then(|| ip(if to.is_ipv4() { "127.0.0.6" } else { "::6" }));
-        Connection { ids: Some(ids), way: Way::Tcp, mapped: mapped && to.is_ipv4(), source, to: (to, port).into() }
+        Connection {
+            ids: Some(ids),
+            way: Way::Tcp,
+            mapped: mapped && to.is_ipv4(),
+            source,
+            to: (to, port).into(),
+        }
     })
 }
 
@@ -253,7 +261,13 @@ fn inbound() -> impl Strategy<Value = Connection> {
             (false, true) => NEIGHBOURS[3],
         };
         let source = if NEIGHBOURS.contains(&source.to_string().as_str()) { ip(near) } else { source };
-        Connection { ids: None, way: Way::Tcp, mapped: false, source: Some(source), to: (ip(to), port).into() }
+        Connection {
+            ids: None,
+            way: Way::Tcp,
+            mapped: false,
+            source: Some(source),
+            to: (ip(to), port).into(),
+        }
     })
 }
 

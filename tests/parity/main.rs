@@ -89,8 +89,13 @@ struct Done {
 }
 
 fn work(plans: u32, seed: u64, worker: u32) -> Done {
-    let config =
-        Config { cases: plans, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
+    let config = Config {
+        cases: plans,
+        failure_persistence: None,
+        max_shrink_iters: 400,
+        max_shrink_time: 15_000,
+        ..Config::default()
+    };
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     bytes[8..12].copy_from_slice(&worker.to_le_bytes());

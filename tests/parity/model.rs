@@ -51,7 +51,7 @@ impl Model {
     }
 
     /// What must come of a connection.
-    pub(crate) fn expected(&self, connection: &Connection) -> Expected {
+    pub(crate) fn expected(&self, connection: &Connection, backend: &str) -> Expected {
         let Connection { ids, way, source, to, .. } = *connection;
         let rules = Table(&self.encoded.rules);
         let source = source.map_or(Address::UNSPECIFIED, Address::from_ip);
@@ -74,7 +74,15 @@ impl Model {
         };
         let reason = verdict.reason();
         match verdict {
-            Verdict::Pass(_) => Expected { by: if way == Way::Tcp { unhindered(to) } else { unhindered_datagram(to) }, original: None, reason },
+            Verdict::Pass(_) => Expected {
+                by: if way == Way::Tcp { unhindered(to) } else { unhindered_datagram(to) },
+                original: None,
+                reason,
+            },
+            // See conf/differences.md: a socket that is connected first is refused when it has sent.
+            Verdict::Refuse(_) if way == Way::Connected && backend == "ebpf" => {
+                Expected { by: "ECONNREFUSED", original: None, reason }
+            }
             Verdict::Refuse(_) => Expected { by: "EPERM", original: None, reason },
             Verdict::Capture { slot, .. } => {
                 let by = match slot {

@@ -48,7 +48,9 @@ impl Errands {
     /// Dials once for each destination.
     pub fn dial(&mut self, dial: &Dial) -> Vec<Try> {
         let came = self.run(&[Errand::Dial(dial.clone())]);
-        came.into_iter().flat_map(|came| if let Came::Tries(tries) = came { tries } else { Vec::new() }).collect()
+        came.into_iter()
+            .flat_map(|came| if let Came::Tries(tries) = came { tries } else { Vec::new() })
+            .collect()
     }
 
     /// Follows the steps of one socket.

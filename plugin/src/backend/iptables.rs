@@ -105,7 +105,8 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
 
 /// After a first ADD that failed: whatever it left is taken out.
 fn undone(places: Places<'_>, name: &str, netns: &Netns, passthrough: bool, error: Error) -> Error {
-    let changes = if passthrough { netns.run(|| Loopback { passthrough, dns_route: false }.revert()) } else { Ok(()) };
+    let changes =
+        if passthrough { netns.run(|| Loopback { passthrough, dns_route: false }.revert()) } else { Ok(()) };
     let changes = changes.failed(Kind::Netns, || "undoing the ADD in the pod's namespace");
     match remove(places, name).and(changes) {
         Ok(()) => error,

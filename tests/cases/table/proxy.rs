@@ -72,7 +72,8 @@ const LIFE: &[Case] = &[
     case("proxied connections after DEL", "ebpf 9")
         .over(WIRE)
         .plays(plays::after_del)
-        .gets("same, then world").but_gets(Backend::Iptables, "ECONNRESET, then world", &AFTER_DEL),
+        .gets("same, then world")
+        .but_gets(Backend::Iptables, "ECONNRESET, then world", &AFTER_DEL),
     case("a second ADD", "corner: a second ADD")
         .over(WIRE)
         .plays(plays::second_add)

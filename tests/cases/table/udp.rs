@@ -78,12 +78,16 @@ const DNS: &[Case] = &[
     query("dns: by sendmsg", "ebpf 3.3; issue 3", Way::Message).but(Backend::Ebpf, MARKED, &MARKER),
     query("dns: by sendmmsg", "ebpf 3.3; issue 3", Way::Many).but(Backend::Ebpf, MARKED, &MARKER),
     query("dns: over a connected socket", "ebpf 3.3; istio 15", Way::Connected),
-    query("dns: from a bound port", "ebpf 3.3", Way::Connected)
-        .from(From::Any(40021))
-        .but(Backend::Ebpf, Answer { source: "loopback", ..QUERY }, &BOUND_QUERY),
+    query("dns: from a bound port", "ebpf 3.3", Way::Connected).from(From::Any(40021)).but(
+        Backend::Ebpf,
+        Answer { source: "loopback", ..QUERY },
+        &BOUND_QUERY,
+    ),
     query("dns: from the pod's address and a port", "ebpf 3.3", Way::To).from(From::Own(40022)),
     query("dns: the proxy's own query", "istio: DNS extra; kuma 3", Way::To).who(Who::Proxy).gets("world"),
-    query("dns: the proxy's own query, connected", "istio: DNS extra", Way::Connected).who(Who::Proxy).gets("world"),
+    query("dns: the proxy's own query, connected", "istio: DNS extra", Way::Connected)
+        .who(Who::Proxy)
+        .gets("world"),
     query("dns: to loopback", "consul 7", Way::To).to(To::Loopback(53)).source(""),
     query("dns: to the pod's own address", "istio 15", Way::To).to(To::Own(53)).source(""),
     query("dns: another port", "ebpf 8", Way::To).to(To::Service(9999)).gets("world"),
@@ -93,7 +97,9 @@ const DNS: &[Case] = &[
         .to(To::Own(53))
         .gets("app"),
     case("dns: over TCP", "istio 15: tcp 53").to(To::Service(53)).gets("dns"),
-    case("dns: over TCP to loopback", "istio 9: except tcp 53, 15 before 16").to(To::Loopback(53)).gets("dns"),
+    case("dns: over TCP to loopback", "istio 9: except tcp 53, 15 before 16")
+        .to(To::Loopback(53))
+        .gets("dns"),
     case("dns: over TCP to the pod's own address", "istio 9: except tcp 53").to(To::Own(53)).gets("dns"),
     case("dns: the proxy's own over TCP", "istio 10").who(Who::Proxy).to(To::Service(53)).gets("world"),
     case("dns: the proxy to loopback over TCP", "istio 8").who(Who::Proxy).to(To::Loopback(53)).gets("app"),
@@ -101,9 +107,9 @@ const DNS: &[Case] = &[
     case("dns: a socket connected elsewhere after a query", "ebpf matrix: UDP socket re-connected after DNS")
         .plays(plays::connected_elsewhere)
         .gets("dns, then world from own"),
-    case("dns: several servers asked at once", "corner: two resolvers").plays(plays::several_servers).gets(
-        "each for itself",
-    ),
+    case("dns: several servers asked at once", "corner: two resolvers")
+        .plays(plays::several_servers)
+        .gets("each for itself"),
 ];
 
 const EVERYWHERE_DNS: &[Case] = &[
@@ -158,8 +164,13 @@ const BLOCK: &[Case] = &[
     query("block: loopback", "issue 3", Way::To).to(To::Loopback(9999)).gets("app").source("loopback"),
     query("block: own address", "issue 3", Way::To).to(To::Own(9999)).gets("app"),
     query("block: an excluded port", "issue 3; istio 6: udp", Way::To).to(To::Service(8080)).gets("world"),
-    query("block: an excluded network", "issue 3", Way::To).to(To::Host("10.96.5.1", "fd96::51", 443)).gets("world"),
-    query("block: replies of a server", "corner: udp block", Way::To).who(Who::Outside).to(To::Own(9999)).gets("app"),
+    query("block: an excluded network", "issue 3", Way::To)
+        .to(To::Host("10.96.5.1", "fd96::51", 443))
+        .gets("world"),
+    query("block: replies of a server", "corner: udp block", Way::To)
+        .who(Who::Outside)
+        .to(To::Own(9999))
+        .gets("app"),
     case("block: TCP goes on", "issue 3").over(WIRE),
 ];
 
@@ -173,4 +184,3 @@ const ISTIO: &[Case] = &[
     case("istio: DNS over TCP", "istio 15").to(To::Service(53)).gets("dns"),
     query("istio: excluded outbound port, UDP", "istio 6: udp", Way::To).to(To::Service(9999)).gets("world"),
 ];
-
