@@ -4,6 +4,7 @@
 
 #![expect(clippy::panic, reason = "a test that cannot be judged must fail")]
 
+mod datagrams;
 mod host;
 mod life;
 #[path = "../netns/mesh.rs"]

@@ -91,6 +91,7 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
             v6: families.contains(&Family::V6),
             generation,
             digest,
+            name: name.clone(),
             netns: job.netns.path().to_owned(),
             passthrough: passthrough || before.passthrough(),
         })
@@ -283,14 +284,11 @@ fn clean(netns: &Netns, flavours: &[Flavour]) -> Result<(), Error> {
 
 /// See [`super::revert`].
 pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<(), Error> {
-    let Receipt::Iptables { flavour, netns: path, .. } = receipt else {
+    let Receipt::Iptables { flavour, name, netns: path, .. } = receipt else {
         return Ok(());
     };
-    let marks = Marks::new(places.state_dir);
-    let names = marks.names().failed(Kind::Io, || "listing the marks of rules")?;
-    let others =
-        names.iter().filter_map(|name| marks.read(name)).any(|mark| mark.identity == netns.identity());
-    if others {
+    let peers = Marks::new(places.state_dir).peers(name, netns.identity());
+    if !peers.failed(Kind::Io, || "reading the marks of the container's rules")?.is_empty() {
         return Ok(());
     }
     // The path of ADD may be gone while the namespace is not; then the rules are still there.
