@@ -8,7 +8,6 @@
     clippy::expect_used,
     reason = "a bench prints its figures and stops where it cannot measure"
 )]
-#![expect(clippy::indexing_slicing, reason = "a JSON object takes keys by index")]
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

@@ -60,6 +60,15 @@ fn socket(uid: u32, at: &str) -> UdpSocket {
     socket
 }
 
+/// Tells the servers to end, also when a test has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Answers with its name until told to stop.
 fn answering<T: Send>(servers: &[(&Netns, u32, &str, &str)], work: impl FnOnce() -> T + Send) -> T {
     let stop = AtomicBool::new(false);
@@ -76,12 +85,6 @@ fn answering<T: Send>(servers: &[(&Netns, u32, &str, &str)], work: impl FnOnce()
                     }
                 }
             });
-        }
-        struct Stop<'a>(&'a AtomicBool);
-        impl Drop for Stop<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::Relaxed);
-            }
         }
         let _at_the_end = Stop(&stop);
         work()
@@ -139,9 +142,7 @@ fn answers_come_from_whom_was_asked_and_the_proxys_queries_pass() {
             });
         });
         // Without zones it would be asking itself.
-        for word in ["iptables"] {
-            pod.run(&format!("{word}-{flavour}-restore"), &["--noflush"], "*raw\n-F SHUNT_ZONE\nCOMMIT\n");
-        }
+        pod.run(&format!("iptables-{flavour}-restore"), &["--noflush"], "*raw\n-F SHUNT_ZONE\nCOMMIT\n");
         answering(&servers, || {
             pod.enter(|| {
                 let app = socket(APP, &any(false, 0));

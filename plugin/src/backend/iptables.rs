@@ -62,7 +62,7 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
     let mut passthrough = false;
     let look = || -> Outcome<Look> {
         let held = held()?;
-        let flavours = chosen(&seen(&held, &tools, before));
+        let flavours = chosen(&seen(held, &tools, before));
         if let Ok(flavours) = &flavours
             && earlier.is_none()
         {
@@ -139,7 +139,7 @@ fn only_flavour(mark: &Mark) -> Option<Flavour> {
     }
 }
 
-fn seen(held: &Held, tools: &Tools, before: Option<Flavour>) -> Seen {
+fn seen(held: Held, tools: &Tools, before: Option<Flavour>) -> Seen {
     Seen {
         legacy_tables: held.legacy_tables,
         nft_tables: held.nft_tables == Some(true),
@@ -319,7 +319,7 @@ pub fn prepare(deadline: Instant) -> Result<(), Error> {
         Netns::scratch().failed(Kind::NotAvailable, || "making a network namespace to try rules in")?;
     let look = || -> Outcome<Look> {
         let held = held()?;
-        Ok(Look { held, flavours: chosen(&seen(&held, &tools, None)), has_address: true })
+        Ok(Look { held, flavours: chosen(&seen(held, &tools, None)), has_address: true })
     };
     inside(&netns, deadline, look, |room, look| Ok(put(room, &tools, &wanted, look, false)))
         .failed(Kind::NotAvailable, || "working in a network namespace of its own")?
