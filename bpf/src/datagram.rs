@@ -300,11 +300,11 @@ pub(crate) fn peer(ctx: &SockAddrContext, peer: Address, port: u32) -> Option<(A
         .then_some((state.peer, state.peer_port as u16))
 }
 
-/// Marks a socket bound to a port of its choice: a server's, whose answers are not what `udp: block` is about.
+/// Marks a socket bound to a port of its choice: a server's, whose answers are not what `udp: block` is about. In every pod of
+/// ours: a repeated ADD may bring `block` when the server has long been running.
 #[inline(always)]
-pub(crate) fn bind(ctx: &SockAddrContext, pod: &PodConfig) {
-    if pod.flags & flag::UDP_BLOCK != 0
-        && context::user_port(ctx.sock_addr) != 0
+pub(crate) fn bind(ctx: &SockAddrContext) {
+    if context::user_port(ctx.sock_addr) != 0
         && let Some(state) = kept(ctx)
     {
         state.bits |= udp::BOUND;

@@ -202,3 +202,24 @@ fn a_group_may_be_exempt_instead_of_a_user() {
         assert_eq!(last(&did).outcome(), by);
     }
 }
+
+/// The one difference an app can see: a socket that has a port already and no address gets a loopback one when it is connected to
+/// a server, and has to be dissolved before it is connected somewhere else. Without us it need not be.
+#[test]
+fn a_socket_with_a_port_connected_to_a_server_must_be_dissolved_first() {
+    let mut scene = Scene::new();
+    for (v6, bind, server, other) in [
+        (false, "0.0.0.0:40011", "10.96.0.53:53", "10.96.0.10:9999"),
+        (true, "[::]:40012", "[fd96::53]:53", "[fd96::10]:9999"),
+    ] {
+        let connect = |to: &str| [Step::Connect(address(to)), Step::Send("q".to_owned()), Step::Receive];
+        let steps = [connect(server).to_vec(), vec![Step::Dissolve], connect(other).to_vec()].concat();
+        let did = scene.app(&script(v6, steps).bind(bind));
+        answered(&did[2], server);
+        assert_eq!(last(&did).outcome(), "world", "{did:?}");
+        let did = scene.app(&script(v6, [connect(server), connect(other)].concat()).bind(bind).impatient());
+        answered(&did[2], server);
+        assert_ne!(last(&did).outcome(), "world", "it works: say so in the documentation: {did:?}");
+    }
+    scene.world.asked();
+}
