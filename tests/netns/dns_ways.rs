@@ -115,10 +115,16 @@ fn has_marker_route(scene: &Scene) -> bool {
 fn the_markers_route_comes_with_add_and_goes_with_del() {
     let mut scene = Scene::before_add(Shape::dual());
     assert!(!has_marker_route(&scene));
+    let check = |scene: &Scene| scene.mesh.node.call("CHECK", &scene.mesh.pod, "eth0");
     for _again in 0..2 {
         scene.mesh.add();
         assert!(has_marker_route(&scene));
+        check(&scene).ok();
     }
+    scene.mesh.pod.netns.ip("route del local ::7f35:0:0:0/124 dev lo table local\n");
+    assert!(check(&scene).refused().1.contains("::7f35:0:0:0/124"), "CHECK names what is gone");
+    scene.mesh.add();
+    check(&scene).ok();
     let answering = listening_at(&["127.0.0.1", "[::1]"]);
     scene.start(&answering);
     served(&mut scene, &sockets(), &answering);
