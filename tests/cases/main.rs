@@ -23,11 +23,7 @@ const WORKERS: usize = 3;
 #[test]
 fn every_case_under_every_backend() {
     let groups = table::wanted(&std::env::var("CASES").unwrap_or_default());
-    let jobs: Vec<_> = groups
-        .iter()
-        .flat_map(|group| Backend::ALL.map(|backend| (group, backend)))
-        .filter(|(_, b)| std::env::var("ONLY").map_or(true, |o| o == b.name()))
-        .collect();
+    let jobs: Vec<_> = groups.iter().flat_map(|group| Backend::ALL.map(|backend| (group, backend))).collect();
     let next = AtomicUsize::new(0);
     let verdicts = Mutex::new(Vec::<Verdict>::new());
     std::thread::scope(|scope| {

@@ -28,6 +28,9 @@ impl Report {
                     let word = word(case, backend, verdict);
                     *count += usize::from(!word.starts_with("FAILED"));
                     write!(line, "{word:<12}").expect("text grows");
+                    if verdict.is_none() {
+                        failures.push(format!("{}, {}: was not run", case.id, backend.name()));
+                    }
                     for failure in verdict.iter().flat_map(|one| &one.failures) {
                         failures.push(format!(
                             "{} [{}], {}: {failure}",
@@ -74,8 +77,7 @@ fn word(case: &Case, backend: Backend, verdict: Option<&Verdict>) -> &'static st
                 "ok"
             }
         }
-        Some(_) => "FAILED",
-        None => "FAILED, none",
+        Some(_) | None => "FAILED",
     }
 }
 

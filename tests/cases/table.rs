@@ -5,6 +5,7 @@ mod differences;
 mod inbound;
 mod istio;
 mod lists;
+mod meshes;
 mod outbound;
 mod plays;
 mod proxy;
@@ -14,7 +15,7 @@ use crate::case::{Case, Difference};
 use crate::scene::Group;
 
 fn groups() -> Vec<Group> {
-    [
+    let tables = [
         outbound::GROUPS,
         addresses::GROUPS,
         inbound::GROUPS,
@@ -22,8 +23,9 @@ fn groups() -> Vec<Group> {
         lists::GROUPS,
         udp::GROUPS,
         istio::GROUPS,
-    ]
-    .concat()
+        meshes::GROUPS,
+    ];
+    tables.concat()
 }
 
 /// The groups with the rows that match a word.

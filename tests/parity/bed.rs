@@ -1,7 +1,7 @@
 //! One pod for each backend, which takes one plan after the other, and everyone who connects.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde_json::Value;
 use shunt::link::{self, Interfaces, Wishes};
@@ -77,18 +77,22 @@ impl Bed {
     }
 
     /// Puts the plan into effect, tries every connection, and says which went otherwise than decided.
-    pub(crate) fn disagreements(&mut self, case: &Case) -> Vec<String> {
+    pub(crate) fn disagreements(&mut self, case: &Case) -> Vec<Wrong> {
         self.node.configure(|entry| merge(entry, &case.entry));
+        self.pod.annotations.clone_from(&case.annotations);
         let answer = self.node.call("ADD", &self.pod, "eth0");
         if answer.code != 0 {
-            return vec![format!("{}: ADD failed: {answer:?}", self.backend)];
+            return vec![Wrong {
+                connection: None,
+                text: format!("{}: ADD failed: {answer:?}", self.backend),
+            }];
         }
         let interfaces = self.interfaces.get_or_insert_with(|| {
             let found =
                 self.pod.netns.enter(|| link::prepared(Wishes { all_routes: true, ..Wishes::default() }));
             found.unwrap_or_else(|fault| panic!("the pod's interfaces: {fault}")).0
         });
-        let model = Model::new(&case.entry, interfaces);
+        let model = Model::new(case, interfaces);
         let mut wrong = Vec::new();
         for (ids, client) in &mut self.clients {
             let theirs: Vec<&Connection> =
@@ -102,6 +106,13 @@ impl Bed {
         }
         wrong
     }
+}
+
+/// Something that went otherwise than decided.
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    pub(crate) connection: Option<Connection>,
+    pub(crate) text: String,
 }
 
 /// What a connection came to.
@@ -138,19 +149,32 @@ impl Seen {
     }
 }
 
-fn disagreement(backend: &str, expected: &Expected, connection: &Connection, seen: &Seen) -> Option<String> {
-    if seen.by == expected.by && (expected.original.is_none() || seen.told == expected.original) {
+fn disagreement(backend: &str, expected: &Expected, connection: &Connection, seen: &Seen) -> Option<Wrong> {
+    let same = |told: SocketAddr, meant: SocketAddr| told == meant || told == reached(meant);
+    let right = expected.original.is_none_or(|meant| seen.told.is_some_and(|told| same(told, meant)));
+    if seen.by == expected.by && right {
         return None;
     }
     let told = seen.told.map_or_else(String::new, |told| format!(", told {told}"));
-    Some(format!(
+    let text = format!(
         "{backend}: {}: decided {} ({:?}), saw {}{}{told}",
         serde_json::json!(connection),
         expected.by,
         expected.reason,
         seen.by,
         seen.at,
-    ))
+    );
+    Some(Wrong { connection: Some(*connection), text })
+}
+
+/// 0.0.0.0 and `::` mean this host, and may be called so.
+fn reached(to: SocketAddr) -> SocketAddr {
+    let ip = match to.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, to.port())
 }
 
 fn errand(connection: &Connection) -> Errand {

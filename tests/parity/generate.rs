@@ -1,5 +1,6 @@
 //! Random plans and random connections, small universes for both: most connections are near the edge of some list.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use proptest::collection::vec;
@@ -14,6 +15,8 @@ use shunt_tests::node::{APP, INBOUND_PORT, OUTBOUND_PORT, PROXY};
 pub(crate) struct Case {
     /// Keys of the entry.
     pub(crate) entry: Value,
+    /// The pod's annotations.
+    pub(crate) annotations: BTreeMap<String, String>,
     /// The connections.
     pub(crate) connections: Vec<Connection>,
 }
@@ -183,7 +186,30 @@ fn redirect() -> impl Strategy<Value = Value> {
 }
 
 /// Meshes differ in what no key says: tunnel ports, calls to oneself, own addresses.
-const MESHES: [&str; 2] = ["custom", "istio"];
+const MESHES: [&str; 5] = ["custom", "istio", "linkerd", "osm", "consul"];
+
+/// What the webhook of Consul leaves in a pod: a user that is not captured, and one DNS server that is.
+fn annotations(mesh: &str) -> BTreeMap<String, String> {
+    let config = json!({
+        "ConsulDNSIP": "127.0.0.1",
+        "ConsulDNSPort": DNS_PORT,
+        "ProxyUserID": PROXY.to_string(),
+        "ProxyInboundPort": INBOUND_PORT,
+        "ProxyOutboundPort": OUTBOUND_PORT,
+        "ExcludeUIDs": ["1500"],
+    });
+    if mesh != "consul" {
+        return BTreeMap::new();
+    }
+    [
+        ("consul.hashicorp.com/connect-inject-status", "injected".to_owned()),
+        ("consul.hashicorp.com/transparent-proxy-status", "enabled".to_owned()),
+        ("consul.hashicorp.com/dual-stack", "true".to_owned()),
+        ("consul.hashicorp.com/redirect-traffic-config", config.to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
 
 fn entry() -> impl Strategy<Value = Value> {
     // Every key may also be left to the profile.
@@ -274,5 +300,8 @@ fn inbound() -> impl Strategy<Value = Connection> {
 /// A plan with connections.
 pub(crate) fn case() -> impl Strategy<Value = Case> {
     let connections = vec(prop_oneof![6 => outbound(), 2 => inbound(), 3 => datagram()], 1..=64);
-    (entry(), connections).prop_map(|(entry, connections)| Case { entry, connections })
+    (entry(), connections).prop_map(|(entry, connections)| {
+        let annotations = annotations(entry["mesh"].as_str().unwrap_or_default());
+        Case { entry, annotations, connections }
+    })
 }

@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use bed::Bed;
+use bed::{Bed, Wrong};
 use generate::Case;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
@@ -53,9 +53,9 @@ fn setting<T: FromStr>(name: &str, default: T) -> T {
 fn plans_and_connections_go_where_the_decision_says() {
     if let Ok(text) = std::env::var("REPLAY") {
         let case: Case = serde_json::from_str(&text).unwrap_or_else(|error| panic!("REPLAY: {error}"));
-        let wrong: Vec<String> =
+        let wrong: Vec<Wrong> =
             BACKENDS.iter().flat_map(|backend| Bed::new(backend).disagreements(&case)).collect();
-        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(wrong.is_empty(), "{}", told(&wrong));
         return;
     }
     let (plans, seed): (u32, u64) = (setting("PLANS", 240), setting("SEED", 1));
@@ -82,6 +82,10 @@ fn plans_and_connections_go_where_the_decision_says() {
     assert!(missing.is_empty(), "no connection was decided so, the generator is lame: {missing:?}");
 }
 
+fn told(wrong: &[Wrong]) -> String {
+    wrong.iter().map(|one| one.text.as_str()).collect::<Vec<_>>().join("\n")
+}
+
 /// What came of one worker's plans.
 struct Done {
     failure: Option<String>,
@@ -103,12 +107,20 @@ fn work(plans: u32, seed: u64, worker: u32) -> Done {
     let beds = RefCell::new(BACKENDS.map(Bed::new));
     let done = runner.run(&generate::case(), |case| {
         let mut beds = beds.borrow_mut();
-        let wrong: Vec<String> = beds.iter_mut().flat_map(|bed| bed.disagreements(&case)).collect();
-        if wrong.is_empty() { Ok(()) } else { Err(TestCaseError::fail(wrong.join("\n"))) }
+        let wrong: Vec<Wrong> = beds.iter_mut().flat_map(|bed| bed.disagreements(&case)).collect();
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let text = told(&wrong);
+        let connections = wrong.iter().filter_map(|one| one.connection).collect();
+        // Of what failed last nothing but what failed: the smallest case there is when time is up.
+        let smallest = Case { connections, ..case };
+        let replay = format!("{text}\nREPLAY='{}'", serde_json::json!(smallest));
+        Err(TestCaseError::fail(replay))
     });
     let failure = match done {
         Ok(()) => None,
-        Err(TestError::Fail(why, case)) => Some(format!("{why}\nREPLAY='{}'", serde_json::json!(case))),
+        Err(TestError::Fail(why, _)) => Some(why.to_string()),
         Err(TestError::Abort(why)) => Some(format!("given up: {why}")),
     };
     let given = beds.borrow().iter().flat_map(|bed| bed.reasons.clone()).fold(

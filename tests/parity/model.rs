@@ -14,7 +14,7 @@ use shunt_abi::{Address, Reason, slot};
 use shunt_api::Entry;
 use shunt_tests::node::{INBOUND_PORT, OUTBOUND_PORT};
 
-use crate::generate::{Connection, OWN, Way};
+use crate::generate::{Case, Connection, OWN, Way};
 
 /// Ports the app listens on.
 pub(crate) const APP_PORTS: [u16; 6] = [53, 80, 8080, 9000, 15008, 15020];
@@ -40,8 +40,8 @@ pub(crate) struct Expected {
 
 impl Model {
     /// The plan of an entry, for a pod that looks like this.
-    pub(crate) fn new(entry: &Value, interfaces: &Interfaces) -> Self {
-        let plan = plan(entry);
+    pub(crate) fn new(case: &Case, interfaces: &Interfaces) -> Self {
+        let plan = plan(case);
         let ids = Ids {
             uids: plan.exempt_uids.clone(),
             gids: plan.exempt_gids.clone(),
@@ -98,12 +98,13 @@ impl Model {
     }
 }
 
-fn plan(entry: &Value) -> Plan {
-    let Value::Object(object) = entry else { panic!("an entry is an object: {entry}") };
+fn plan(case: &Case) -> Plan {
+    let Value::Object(object) = &case.entry else { panic!("an entry is an object: {case:?}") };
     let entry = Entry::from_object(object).unwrap_or_else(|error| panic!("a bad entry: {error:?}"));
     let settings = Settings::new(entry).unwrap_or_else(|error| panic!("a bad entry: {error:?}"));
+    let annotations: Annotations = case.annotations.clone().into_iter().collect();
     let pod = PodRef::parse("K8S_POD_NAMESPACE=default;K8S_POD_NAME=parity");
-    match policy::decide(&pod, &Annotations::default(), &settings) {
+    match policy::decide(&pod, &annotations, &settings) {
         Ok(Decision::Intercept(plan)) => *plan,
         other => panic!("every pod is selected: {other:?}"),
     }
