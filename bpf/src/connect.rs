@@ -136,7 +136,8 @@ fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, destination: Add
     let rotation = if source_port == 0 { rotation() } else { 0 };
     let virtual_port = virtual_port::pick(destination, port, rotation, source_port);
     let mut state = SocketState {
-        destination,
+        // DNS to 0.0.0.0 or `::` is to this host, and the app and the proxy are told so.
+        destination: decide::delivered(destination),
         sent_to: address,
         port: u32::from(port),
         virtual_port: u32::from(virtual_port),

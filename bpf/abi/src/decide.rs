@@ -210,7 +210,7 @@ fn is_dns(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> bool {
                 pod,
                 rules,
                 flag::DNS_SERVERS,
-                RuleKey::address(kind::DNS_SERVER, connection.destination),
+                RuleKey::address(kind::DNS_SERVER, delivered(connection.destination)),
             ) & bit::INCLUDE
                 != 0)
 }
