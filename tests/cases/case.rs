@@ -70,6 +70,8 @@ pub(crate) enum Who {
     Pretender,
     /// Somebody beyond the pod.
     Outside,
+    /// A process of the node, in the pod's network and in no pod's cgroup.
+    Visitor,
     /// The same app in a pod without us.
     Bare,
 }

@@ -3,7 +3,7 @@
 //!
 //! `CASES=word` runs the rows whose id, group or source holds the word.
 
-#![expect(clippy::panic, reason = "a test that cannot be judged must fail")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be judged must fail")]
 
 mod case;
 mod judge;

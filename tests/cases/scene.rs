@@ -161,6 +161,7 @@ impl Scene {
             Who::Setuid => Place { euid: Some(proxy), ..pod.app() },
             Who::Pretender => Place { pretend: Some(proxy), ..pod.app() },
             Who::Outside => self.world.place(),
+            Who::Visitor => Place { cgroup: Some(self.node.system_cgroup()), ..pod.app() },
             Who::Bare => self.bare.place(APP, APP),
         }
     }

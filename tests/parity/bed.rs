@@ -97,11 +97,25 @@ impl Bed {
         for (ids, client) in &mut self.clients {
             let theirs: Vec<&Connection> =
                 case.connections.iter().filter(|connection| connection.ids == *ids).collect();
-            let orders: Vec<Errand> = theirs.iter().map(|connection| errand(connection)).collect();
-            for (connection, came) in theirs.into_iter().zip(client.run(&orders)) {
-                let expected = model.expected(connection, self.backend);
+            let expected: Vec<Expected> =
+                theirs.iter().map(|connection| model.expected(connection, self.backend)).collect();
+            let orders: Vec<Errand> = theirs
+                .iter()
+                .zip(&expected)
+                .map(|(connection, expected)| errand(connection, expected))
+                .collect();
+            let results = client.run(&orders);
+            for (index, (connection, expected)) in theirs.into_iter().zip(expected).enumerate() {
                 *self.reasons.entry(format!("{:?}", expected.reason)).or_default() += 1;
-                wrong.extend(disagreement(self.backend, &expected, connection, &Seen::of(&came)));
+                let judged = |came: &Came| disagreement(self.backend, &expected, connection, &Seen::of(came));
+                let mut judgement = results.get(index).and_then(judged);
+                if judgement.is_some() && connection.way != Way::Tcp {
+                    // Connection tracking knows a query under an earlier plan for half a minute, and takes one from the
+                    // same port for that. The next one is from another port.
+                    let again = client.run(orders.get(index..=index).unwrap_or_default());
+                    judgement = again.first().and_then(judged);
+                }
+                wrong.extend(judgement);
             }
         }
         wrong
@@ -177,7 +191,7 @@ fn reached(to: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, to.port())
 }
 
-fn errand(connection: &Connection) -> Errand {
+fn errand(connection: &Connection, expected: &Expected) -> Errand {
     let in_family = |at: SocketAddr| match at {
         SocketAddr::V4(v4) if connection.mapped => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
         other => other,
@@ -197,7 +211,9 @@ fn errand(connection: &Connection) -> Errand {
         Way::Udp => vec![Step::SendTo(to, word()), Step::Receive],
         Way::Connected => vec![Step::Connect(to), Step::Send(word()), Step::Receive],
     };
-    Errand::Play(Script { v6: to.is_ipv6(), patience: 500, ..Script::v4(steps) })
+    // After a refusal nothing comes.
+    let patience = if expected.by.starts_with('E') { 50 } else { 500 };
+    Errand::Play(Script { v6: to.is_ipv6(), patience, ..Script::v4(steps) })
 }
 
 /// The keys of a case over those of the node.

@@ -56,21 +56,17 @@ impl Model {
         let rules = Table(&self.encoded.rules);
         let source = source.map_or(Address::UNSPECIFIED, Address::from_ip);
         let destination = Address::from_ip(to.ip());
-        let verdict = match ids {
-            Some((uid, gid)) => {
-                let connection =
-                    Outbound { uid, gid, destination, port: to.port(), source, before_proxy: false };
-                match way {
-                    Way::Tcp => decide::outbound(&self.encoded.config, &rules, &connection),
-                    Way::Udp | Way::Connected => {
-                        decide::datagram(&self.encoded.config, &rules, &connection, false)
-                    }
+        let verdict = if let Some((uid, gid)) = ids {
+            let connection = Outbound { uid, gid, destination, port: to.port(), source, before_proxy: false };
+            match way {
+                Way::Tcp => decide::outbound(&self.encoded.config, &rules, &connection),
+                Way::Udp | Way::Connected => {
+                    decide::datagram(&self.encoded.config, &rules, &connection, false)
                 }
             }
-            None => {
-                let connection = Inbound { source, destination, port: to.port() };
-                decide::inbound(&self.encoded.config, &rules, &connection)
-            }
+        } else {
+            let connection = Inbound { source, destination, port: to.port() };
+            decide::inbound(&self.encoded.config, &rules, &connection)
         };
         let reason = verdict.reason();
         match verdict {

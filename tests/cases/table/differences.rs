@@ -29,7 +29,7 @@ pub(super) static SETUID: Difference = Difference {
     title: "Programs with the proxy's effective user id",
     ebpf: "A setuid program of the proxy's user that an app starts is captured: its real user counts.",
     iptables: "It is taken for the proxy and passes.",
-    why: "The owner match of iptables compares the effective user id. Which id a program under eBPF is told is the real \
+    why: "The owner match of iptables compares the effective user id, a program under eBPF is told the real \
           one, which the app cannot change by running a setuid program.",
 };
 
@@ -126,4 +126,12 @@ pub(super) static LISTENER_FOR_ALL: Difference = Difference {
                answers of one that lets the kernel choose.",
     why: "The kernel chooses the pod's own address as the source of an answer to the pod's own address, and connection \
           tracking knows the query by the loopback address. Proxies listen on the loopback address for this reason.",
+};
+
+pub(super) static VISITOR: Difference = Difference {
+    title: "Processes in the pod's network but in no pod's cgroup",
+    ebpf: "What a process of the node connects to after it entered the pod's network goes out directly. \
+           What arrives at the pod is captured all the same.",
+    iptables: "It is captured, unless it runs as the proxy's user.",
+    why: "The programs hang on the cgroup of all pods; rules see what leaves the namespace, whoever sent it.",
 };
