@@ -19,6 +19,8 @@ endif
 CARGO := conf/cargo.sh
 TIME ?= 60
 KEEP ?=
+MESH ?=
+BACKEND ?=
 
 .PHONY: help deps build kernel demo test lint fmt bench fuzz ci clean
 
@@ -35,10 +37,10 @@ kernel:
 build: kernel ## the kernel object, then target/release/{shunt,shuntctl,shunt-installer}
 	@conf/build.sh $(LOCKED)
 
-demo: build ## a pod meshed by a real ADD, with a real Envoy, on one screen (KEEP=1 leaves it running)
+demo: build ## a pod meshed by a real ADD, with a real Envoy, on one screen (MESH=linkerd, BACKEND=iptables, KEEP=1)
 	@conf/deps.sh --quiet demo
 	@$(CARGO) build --quiet $(LOCKED) -p shunt-tests --bin demo
-	@target/debug/demo $(if $(KEEP),--keep)
+	@target/debug/demo $(if $(MESH),--mesh $(MESH)) $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep)
 
 test: build ## every test, as root; ends with how many passed and failed
 	@conf/deps.sh --quiet test
