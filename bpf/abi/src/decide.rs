@@ -131,7 +131,7 @@ pub fn outbound(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> V
     };
     if dns && outbound_port(pod, rules, connection.port) & bit::EXCLUDE == 0 {
         return if pod.flags & flag::DNS_TCP_PASSES != 0 {
-            Verdict::Pass(Reason::DnsTcp)
+            Verdict::Pass(Reason::DnsPassed)
         } else {
             Verdict::Capture { slot: slot::DNS, address, reason: Reason::Dns }
         };
@@ -176,6 +176,10 @@ pub fn datagram(pod: &PodConfig, rules: &impl Rules, connection: &Outbound, boun
     }
     if pod.flags & flag::UDP_BLOCK == 0 {
         return Verdict::Pass(Reason::Datagram);
+    }
+    // Blocking is about other UDP: names must resolve also where DNS is not captured, or not to this server.
+    if connection.port == dns::PORT {
+        return Verdict::Pass(Reason::DnsPassed);
     }
     match outbound_lists(pod, rules, connection) {
         Ok(_) if bound => Verdict::Pass(Reason::Served),

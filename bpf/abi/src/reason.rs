@@ -68,8 +68,8 @@ reasons! {
     Passthrough = 22, "passthrough";
     /// Captured: DNS, to the proxy's DNS listener.
     Dns = 23, "dns";
-    /// Passed: DNS over TCP, which this mesh leaves alone.
-    DnsTcp = 24, "dns-tcp";
+    /// Passed: DNS that is not captured.
+    DnsPassed = 24, "dns-passed";
     /// Passed: UDP other than DNS, and UDP may pass.
     Datagram = 25, "datagram";
     /// Refused: UDP other than DNS that would leave the pod.
