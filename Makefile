@@ -22,7 +22,7 @@ KEEP ?=
 MESH ?=
 BACKEND ?=
 
-.PHONY: help deps build kernel demo test lint fmt bench fuzz ci clean
+.PHONY: help deps build kernel demo demos test lint fmt bench fuzz ci clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,11 @@ demo: build ## a pod meshed by a real ADD, with a real Envoy, on one screen (MES
 	@conf/deps.sh --quiet demo
 	@$(CARGO) build --quiet $(LOCKED) -p shunt-tests --bin demo
 	@target/debug/demo $(if $(MESH),--mesh $(MESH)) $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep)
+
+demos: build ## the demo for every mesh on both backends, a line each
+	@conf/deps.sh --quiet demo
+	@$(CARGO) build --quiet $(LOCKED) -p shunt-tests --bin demo
+	@conf/demos.sh
 
 test: build ## every test, as root; ends with how many passed and failed
 	@conf/deps.sh --quiet test
@@ -61,8 +66,8 @@ fuzz: kernel ## each fuzz target for TIME=60 seconds
 	@conf/deps.sh --quiet fuzz
 	@conf/fuzz.sh $(TIME)
 
-ci: ## lint, build, test and demo, each with its time
-	@conf/ci.sh lint build test demo
+ci: ## lint, build, test, the demo and all demos, each with its time
+	@conf/ci.sh lint build test demo demos
 
 clean: ## remove what was built; the tools in the user's cache stay
 	@rm -rf target
