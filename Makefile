@@ -21,8 +21,10 @@ TIME ?= 60
 KEEP ?=
 MESH ?=
 BACKEND ?=
+PLANS ?= 5000
+SEED ?= 1
 
-.PHONY: help deps build kernel demo demos test lint fmt bench fuzz ci clean
+.PHONY: help deps build kernel demo demos test lint fmt bench fuzz parity ci clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +67,10 @@ bench: build ## the benchmarks, beside the reference plugins (RUNS=200)
 fuzz: kernel ## each fuzz target for TIME=60 seconds
 	@conf/deps.sh --quiet fuzz
 	@conf/fuzz.sh $(TIME)
+
+parity: build ## PLANS=5000 random plans, every backend beside the decision; SEED=1 says which
+	@conf/deps.sh --quiet test
+	@PLANS=$(PLANS) SEED=$(SEED) $(CARGO) test $(LOCKED) -p shunt-tests --test parity -- --nocapture
 
 ci: ## lint, build, test, the demo and all demos, each with its time
 	@conf/ci.sh lint build test demo demos

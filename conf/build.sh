@@ -15,5 +15,6 @@ export CARGO_ENCODED_RUSTFLAGS
 
 for program in shunt shuntctl shunt-installer; do
     built=target/$HOST/release/$program
-    [ target/release/$program -nt "$built" ] || install -D "$built" target/release/$program
+    # By content: cargo may bring back an older build of other settings.
+    cmp -s "$built" target/release/$program || install -D "$built" target/release/$program
 done

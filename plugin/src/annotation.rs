@@ -15,13 +15,13 @@ use crate::error::{Error, Kind};
 pub const INTERCEPT: &str = "shunt-cni.io/intercept";
 
 /// One annotation: its key, and what its value sets.
-pub(crate) struct Row {
-    pub(crate) key: &'static str,
-    pub(crate) set: fn(&str, &mut Redirect) -> Result<(), String>,
+struct Row {
+    key: &'static str,
+    set: fn(&str, &mut Redirect) -> Result<(), String>,
 }
 
 /// Our own: one for each key of `redirect`, under every mesh.
-const OWN: [Row; 13] = [
+static OWN: [Row; 13] = [
     Row { key: "shunt-cni.io/outbound-port", set: |text, to| put(&mut to.outbound_port, port(text)) },
     Row { key: "shunt-cni.io/inbound-port", set: |text, to| put(&mut to.inbound_port, port(text)) },
     Row { key: "shunt-cni.io/dns-port", set: |text, to| put(&mut to.dns_port, port(text)) },
@@ -75,16 +75,8 @@ pub(crate) fn own(annotations: &Annotations, marker: Option<&str>) -> Result<Red
             return Err(bad(key, value, "no such annotation in this version for this mesh"));
         }
     }
-    layer(&OWN, annotations)
-}
-
-/// The layer that the annotations of `table` make.
-///
-/// # Errors
-/// [`Kind::Config`] naming key and value.
-pub(crate) fn layer(table: &[Row], annotations: &Annotations) -> Result<Redirect, Error> {
     let mut redirect = Redirect::default();
-    for row in table {
+    for row in &OWN {
         if let Some(value) = annotations.get(row.key) {
             (row.set)(value, &mut redirect).map_err(|why| bad(row.key, value, &why))?;
         }
@@ -94,16 +86,7 @@ pub(crate) fn layer(table: &[Row], annotations: &Annotations) -> Result<Redirect
 
 /// The error for a bad value.
 pub(crate) fn bad(key: &str, value: &str, why: &str) -> Error {
-    Error::new(Kind::Config, text(key, value, why))
-}
-
-/// The error for a good value that this version cannot serve.
-pub(crate) fn refused(key: &str, value: &str) -> Error {
-    Error::new(Kind::Unsupported, text(key, value, "not available in this version"))
-}
-
-fn text(key: &str, value: &str, why: &str) -> String {
-    format!("annotation {}: {:?}: {why}", shortened(key), shortened(value))
+    Error::new(Kind::Config, format!("annotation {}: {:?}: {why}", shortened(key), shortened(value)))
 }
 
 pub(crate) fn put<T>(place: &mut Option<T>, parsed: Result<T, String>) -> Result<(), String> {
@@ -148,11 +131,11 @@ pub(crate) fn interfaces(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
-fn port(text: &str) -> Result<NonZeroU16, String> {
+pub(crate) fn port(text: &str) -> Result<NonZeroU16, String> {
     digits(text).ok_or_else(|| "must be one port (1-65535)".to_owned())
 }
 
-fn ids(text: &str) -> Result<Vec<u32>, String> {
+pub(crate) fn ids(text: &str) -> Result<Vec<u32>, String> {
     const WHAT: &str = "must be a list of ids (0-4294967294)";
     if text.trim().is_empty() {
         return Ok(Vec::new());
@@ -233,7 +216,7 @@ mod tests {
             })
         };
         let keys: Vec<String> = full.keys().map(|key| kebab(key)).collect();
-        assert_eq!(OWN.map(|row| row.key.to_owned()).to_vec(), keys);
+        assert_eq!(OWN.iter().map(|row| row.key.to_owned()).collect::<Vec<_>>(), keys);
         assert!(serde_json::from_value::<shunt_api::Redirect>(Value::Object(full)).is_ok());
     }
 

@@ -19,6 +19,7 @@ pub mod cni;
 pub mod error;
 pub mod fault;
 pub mod host;
+pub mod iptables;
 pub mod link;
 pub mod lock;
 pub mod log;

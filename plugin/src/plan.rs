@@ -109,7 +109,9 @@ impl Plan {
         udp: Udp,
         layer: Layer,
     ) -> Result<Self, Error> {
-        let Layer { redirect, dns, dns_servers, exclude_uids, drop_invalid } = layer;
+        // The rest is in the lists of `redirect` by now.
+        let Layer { redirect, dns, dns_servers, exclude_uids, drop_invalid, proxy_ports: _, ipv4_only: _ } =
+            layer;
         let missing = |key: &str| {
             Error::new(Kind::Config, format!("key \"redirect.{key}\": must be set for mesh \"{mesh}\""))
         };

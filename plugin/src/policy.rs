@@ -3,13 +3,13 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use shunt_api::{Include, Redirect, Select};
+use shunt_api::{Include, Network, PortRange, Redirect, Select};
 
 use crate::annotation;
 use crate::cni::{Annotations, PodRef};
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::plan::Plan;
-use crate::profile::{self, Excluded, Profile};
+use crate::profile::{self, Profile, key};
 use crate::settings::Settings;
 
 /// What is to be done for a pod.
@@ -34,6 +34,11 @@ pub struct Layer {
     pub exclude_uids: Option<Vec<u32>>,
     /// See [`crate::plan::Plan::drop_invalid`].
     pub drop_invalid: Option<bool>,
+    /// Ports of the proxy itself, for probes and statistics, on the pod's address. They are never captured inbound, whatever
+    /// a list of excluded ports says, because a list replaces another.
+    pub proxy_ports: Option<Vec<PortRange>>,
+    /// Whether the mesh is told to leave IPv6 alone, in both directions. Where nothing says so both families are captured.
+    pub ipv4_only: Option<bool>,
 }
 
 impl From<Redirect> for Layer {
@@ -52,6 +57,8 @@ impl Layer {
             dns_servers: self.dns_servers.or(below.dns_servers),
             exclude_uids: self.exclude_uids.or(below.exclude_uids),
             drop_invalid: self.drop_invalid.or(below.drop_invalid),
+            proxy_ports: self.proxy_ports.or(below.proxy_ports),
+            ipv4_only: self.ipv4_only.or(below.ipv4_only),
         }
     }
 }
@@ -110,12 +117,7 @@ pub fn decide(pod: &PodRef, annotations: &Annotations, settings: &Settings) -> R
     {
         return Ok(Decision::Skip(Reason::NamespaceExcluded { namespace: namespace.clone() }));
     }
-    let profile = profile::of(settings.mesh).ok_or_else(|| {
-        Error::new(
-            Kind::Unsupported,
-            format!("key \"mesh\": \"{}\" is not available in this version", settings.mesh),
-        )
-    })?;
+    let profile = profile::of(settings.mesh);
     // A bad marker is an error even where the marker does not decide.
     let gate = (profile.gate)(annotations)?;
     if let (Select::Annotated, Some(reason)) = (settings.select, gate) {
@@ -126,18 +128,35 @@ pub fn decide(pod: &PodRef, annotations: &Annotations, settings: &Settings) -> R
 
 fn plan(profile: &Profile, annotations: &Annotations, settings: &Settings) -> Result<Plan, Error> {
     let own = Layer::from(annotation::own(annotations, profile.marker)?);
-    let mesh = (profile.layer)(annotations)?;
+    let mesh = key::layer(profile.keys, annotations)?;
     let entry = Layer { dns: Some(settings.dns), ..Layer::from(settings.redirect.clone()) };
-    let ours = own.redirect.exclude_inbound_ports.is_some()
-        || (mesh.redirect.exclude_inbound_ports.is_none() && entry.redirect.exclude_inbound_ports.is_some());
+    let theirs = own.redirect.exclude_inbound_ports.is_none()
+        && (mesh.redirect.exclude_inbound_ports.is_some() || entry.redirect.exclude_inbound_ports.is_none());
     let mut merged = own.over(mesh).over(entry).over((profile.defaults)());
-    let excluded = Excluded {
-        include: merged.redirect.include_inbound_ports.clone().unwrap_or(Include::All),
-        exclude: merged.redirect.exclude_inbound_ports.take().unwrap_or_default(),
-        ours,
-    };
-    merged.redirect.exclude_inbound_ports = Some((profile.excluded_inbound)(excluded));
+    merged.redirect.exclude_inbound_ports = Some(excluded_inbound(profile, &mut merged, theirs));
+    if merged.ipv4_only == Some(true) {
+        for list in [&mut merged.redirect.exclude_outbound_cidrs, &mut merged.redirect.exclude_inbound_cidrs]
+        {
+            list.get_or_insert_default().extend("::/0".parse::<Network>());
+        }
+    }
     Plan::new(settings.mesh, profile, settings.before_proxy, settings.udp, merged)
+}
+
+/// The app's ports that are not captured, once all layers are merged. `theirs`: the list is the mesh's own or the profile's, not
+/// in our words, which count always.
+fn excluded_inbound(profile: &Profile, merged: &mut Layer, theirs: bool) -> Vec<PortRange> {
+    let excluded = merged.redirect.exclude_inbound_ports.take().unwrap_or_default();
+    let all = merged.redirect.include_inbound_ports.as_ref().is_none_or(Include::is_all);
+    let mut ports = if theirs && profile.include_beats_exclude && !all { Vec::new() } else { excluded };
+    if all || !profile.include_beats_exclude {
+        for port in merged.proxy_ports.take().unwrap_or_default() {
+            if !ports.contains(&port) {
+                ports.push(port);
+            }
+        }
+    }
+    ports
 }
 
 #[cfg(test)]

@@ -1,15 +1,24 @@
 //! What a mesh's proxy looks like: ports, ids, exclusions, the annotations the mesh has, the marker that says "this pod
-//! is meshed". One file per mesh; facts in `peers-cni.md`.
+//! is meshed". One file per mesh, each a table of its keys; all of them as a page: `conf/meshes.md`.
 
+pub mod appmesh;
+pub mod consul;
 pub mod custom;
+pub(crate) mod document;
 pub mod istio;
+pub(crate) mod key;
+pub mod kuma;
+pub mod linkerd;
+pub mod osm;
+pub(crate) mod value;
 
-use shunt_api::{Include, Mesh, PortRange};
+use shunt_api::{Mesh, PortRange};
 
 use crate::cni::Annotations;
 use crate::error::Error;
 use crate::plan::DnsTcp;
 use crate::policy::{Layer, Reason};
+use key::Key;
 
 /// What a mesh's proxy looks like.
 #[derive(Debug)]
@@ -20,10 +29,10 @@ pub(crate) struct Profile {
     pub(crate) marker: Option<&'static str>,
     /// Why the pod is not of the mesh; none when it is.
     pub(crate) gate: fn(&Annotations) -> Result<Option<Reason>, Error>,
-    /// The layer that the mesh's annotations make.
-    pub(crate) layer: fn(&Annotations) -> Result<Layer, Error>,
-    /// The last word on the app's excluded ports, once all layers are merged.
-    pub(crate) excluded_inbound: fn(Excluded) -> Vec<PortRange>,
+    /// The mesh's annotations that concern us. They are read in this order, and a later one has the last word.
+    pub(crate) keys: &'static [Key],
+    /// Whether the mesh looks at excluded inbound ports, its own words and the proxy's ports, only while all are included.
+    pub(crate) include_beats_exclude: bool,
     /// See [`crate::plan::Plan::tunnel_port`].
     pub(crate) tunnel_port: Option<u16>,
     /// See [`crate::plan::Plan::self_calls`].
@@ -32,25 +41,22 @@ pub(crate) struct Profile {
     pub(crate) own_addresses: bool,
     /// See [`crate::plan::Dns::tcp`].
     pub(crate) dns_tcp: DnsTcp,
+    /// What its page says beyond the keys.
+    #[cfg(test)]
+    pub(crate) page: table::Page,
 }
 
-/// What is known about the app's excluded ports when all layers are merged.
-#[derive(Debug)]
-pub(crate) struct Excluded {
-    /// The included ports.
-    pub(crate) include: Include<PortRange>,
-    /// The excluded ones.
-    pub(crate) exclude: Vec<PortRange>,
-    /// Whether the excluded ones are from the entry or from an annotation of ours, and not in the mesh's own words.
-    pub(crate) ours: bool,
-}
-
-/// The profile of `mesh`; none where it is not there yet.
-pub(crate) const fn of(mesh: Mesh) -> Option<&'static Profile> {
+/// The profile of `mesh`.
+pub(crate) const fn of(mesh: Mesh) -> &'static Profile {
     match mesh {
-        Mesh::Istio => Some(&istio::PROFILE),
-        Mesh::Custom => Some(&custom::PROFILE),
-        Mesh::Linkerd | Mesh::Kuma | Mesh::Consul | Mesh::Osm | Mesh::Fsm | Mesh::Appmesh => None,
+        Mesh::Istio => &istio::PROFILE,
+        Mesh::Linkerd => &linkerd::PROFILE,
+        Mesh::Kuma => &kuma::PROFILE,
+        Mesh::Consul => &consul::PROFILE,
+        Mesh::Osm => &osm::OSM,
+        Mesh::Fsm => &osm::FSM,
+        Mesh::Appmesh => &appmesh::PROFILE,
+        Mesh::Custom => &custom::PROFILE,
     }
 }
 
@@ -58,3 +64,13 @@ pub(crate) const fn of(mesh: Mesh) -> Option<&'static Profile> {
 pub(crate) fn single_ports(ports: &[u16]) -> Vec<PortRange> {
     ports.iter().copied().filter_map(PortRange::single).collect()
 }
+
+/// Whether `key` is there with a value other than blanks.
+pub(crate) fn is_said(annotations: &Annotations, key: &str) -> bool {
+    annotations.get(key).is_some_and(|value| !value.trim().is_empty())
+}
+
+#[cfg(test)]
+pub(crate) mod table;
+#[cfg(test)]
+mod tests;

@@ -115,7 +115,7 @@ pub(crate) fn proxy_at(ips: &[&str]) -> Serve {
 
 /// A place in the world.
 pub(crate) fn outside(world: &World) -> Place {
-    Place { netns: Some(world.netns().path().to_owned()), ..Place::default() }
+    world.place()
 }
 
 /// The one connection of a client with one destination.

@@ -238,7 +238,7 @@ fn the_configuration() {
             config["runtimeConfig"]["io.kubernetes.cri.pod-annotations"][key] = json!(value);
         }
     };
-    let changes: [Change; 27] = [
+    let changes: [Change; 21] = [
         ("an unknown key", |c| c["redirrect"] = json!({}), 7, &["redirrect"]),
         (
             "an unknown key further down",
@@ -284,14 +284,7 @@ fn the_configuration() {
             7,
             &["cgroupPath"],
         ),
-        // What is promised and not there yet.
-        ("mesh linkerd", |c| c["mesh"] = json!("linkerd"), 2, &["mesh", "linkerd"]),
-        ("mesh kuma", |c| c["mesh"] = json!("kuma"), 2, &["mesh", "kuma"]),
-        ("mesh consul", |c| c["mesh"] = json!("consul"), 2, &["mesh", "consul"]),
-        ("backend iptables", |c| c["backend"] = json!("iptables"), 2, &["backend", "iptables"]),
-        ("dns", |c| c["dns"] = json!(true), 2, &["dns", "true"]),
-        ("udp block", |c| c["udp"] = json!("block"), 2, &["udp", "block"]),
-        ("beforeProxy bypass", |c| c["beforeProxy"] = json!("bypass"), 2, &["beforeProxy", "bypass"]),
+        ("dns without its port", |c| c["dns"] = json!(true), 7, &["dnsPort"]),
     ];
     for (what, change, code, words) in changes {
         ground.refuses(what, &ground.add().configured(change), code, words);
@@ -302,14 +295,6 @@ fn the_configuration() {
         };
         ground.refuses(&format!("open: {what}"), &ground.add().configured(open), code, words);
     }
-    for mesh in ["osm", "fsm", "appmesh"] {
-        ground.refuses(
-            mesh,
-            &ground.add().configured(|config| config["mesh"] = json!(mesh)),
-            2,
-            &["mesh", mesh],
-        );
-    }
     for (key, value) in [
         ("shunt-cni.io/intercept", "yes"),
         ("shunt-cni.io/outbound-port", "http"),
@@ -318,5 +303,36 @@ fn the_configuration() {
         ("shunt-cni.io/no-such-key", "1"),
     ] {
         ground.refuses(key, &ground.add().configured(annotate(key, value)), 7, &[key, value]);
+    }
+}
+
+#[test]
+fn the_annotations_of_a_mesh() {
+    let ground = Ground::new();
+    for (mesh, annotations, code, words) in [
+        (
+            "linkerd",
+            json!({"linkerd.io/proxy-version": "v", "config.linkerd.io/skip-inbound-ports": "http"}),
+            7,
+            ["config.linkerd.io/skip-inbound-ports", "http"],
+        ),
+        (
+            "kuma",
+            json!({"kuma.io/sidecar-injected": "true", "traffic.kuma.io/transparent-proxy-config": "redirect: {inbound: {port: x}}"}),
+            7,
+            ["traffic.kuma.io/transparent-proxy-config", "redirect.inbound.port"],
+        ),
+        (
+            "istio",
+            json!({"sidecar.istio.io/status": "{}", "proxy.istio.io/config": "interceptionMode: TPROXY"}),
+            2,
+            ["proxy.istio.io/config", "interceptionMode"],
+        ),
+    ] {
+        let change = |config: &mut Value| {
+            config["mesh"] = json!(mesh);
+            config["runtimeConfig"]["io.kubernetes.cri.pod-annotations"] = annotations.clone();
+        };
+        ground.refuses(mesh, &ground.add().configured(change), code, &words);
     }
 }

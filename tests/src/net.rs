@@ -10,6 +10,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::poll;
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::ask::Place;
+
 /// Any address in here is answered by the world; apps dial it as they dial a Service.
 pub const SERVICES_V4: &str = "10.96.0.0/16";
 /// The same for IPv6.
@@ -110,6 +112,11 @@ impl Netns {
             .unwrap_or_else(|error| panic!("net/{key} = {value}: {error}"));
     }
 
+    /// Reads a file as one sees it from inside, such as those of `/proc/thread-self/net`.
+    pub fn read(&self, path: &str) -> String {
+        self.enter(|| fs::read_to_string(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
     /// Reads a setting below `/proc/sys/net`.
     pub fn get(&self, key: &str) -> String {
         self.enter(|| fs::read_to_string(format!("/proc/sys/net/{key}")))
@@ -154,6 +161,11 @@ impl World {
     /// The namespace.
     pub fn netns(&self) -> &Netns {
         &self.netns
+    }
+
+    /// Somewhere in it.
+    pub fn place(&self) -> Place {
+        Place { netns: Some(self.netns.path().to_owned()), ..Place::default() }
     }
 }
 

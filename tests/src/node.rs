@@ -26,6 +26,8 @@ pub const APP: u32 = 1000;
 pub const OUTBOUND_PORT: u16 = 15001;
 /// The proxy's port for what arrives.
 pub const INBOUND_PORT: u16 = 15006;
+/// Environment variable that names the backend of every node that does not name its own: the whole suite under iptables.
+pub const BACKEND: &str = "SHUNT_TESTS_BACKEND";
 /// Environment variable that puts REDIRECT rules in place of the plugin, to try the harness itself.
 pub const REDIRECT_INSTEAD: &str = "SHUNT_TESTS_REDIRECT";
 
@@ -43,9 +45,14 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node whose plugin serves the mesh `custom` with the usual ports.
+    /// A node whose plugin serves the mesh `custom` with the usual ports, under the backend that [`BACKEND`] names.
     #[expect(clippy::new_without_default, reason = "making one touches the machine; a default should not")]
     pub fn new() -> Self {
+        Self::on(&std::env::var(BACKEND).unwrap_or_else(|_unset| "auto".to_owned()))
+    }
+
+    /// The same under the backend of this name.
+    pub fn on(backend: &str) -> Self {
         need::root();
         need::tool("ip");
         mount_bpffs();
@@ -56,6 +63,7 @@ impl Node {
             "type": "shunt",
             "capabilities": { "io.kubernetes.cri.pod-annotations": true, "cgroupPath": true },
             "mesh": "custom",
+            "backend": backend,
             "redirect": { "outboundPort": OUTBOUND_PORT, "inboundPort": INBOUND_PORT, "proxyUids": [PROXY] },
             "stateDir": scratch.dir().join("state"),
             "bpfDir": bpf_dir,

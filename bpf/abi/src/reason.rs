@@ -68,9 +68,9 @@ reasons! {
     Passthrough = 22, "passthrough";
     /// Captured: DNS, to the proxy's DNS listener.
     Dns = 23, "dns";
-    /// Passed: DNS that is not captured.
-    DnsPassed = 24, "dns-passed";
-    /// Passed: UDP other than DNS, and UDP may pass.
+    /// Passed: DNS over TCP, which this mesh leaves alone.
+    DnsTcp = 24, "dns-tcp";
+    /// Passed: UDP that is not captured and may pass.
     Datagram = 25, "datagram";
     /// Refused: UDP other than DNS that would leave the pod.
     UdpBlocked = 26, "udp-blocked";

@@ -140,6 +140,10 @@ fn attach_type(program: &str) -> bpf_attach_type {
     match program {
         names::CONNECT4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
         names::CONNECT6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
+        names::SENDMSG4 => bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG,
+        names::SENDMSG6 => bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG,
+        names::RECVMSG4 => bpf_attach_type::BPF_CGROUP_UDP4_RECVMSG,
+        names::RECVMSG6 => bpf_attach_type::BPF_CGROUP_UDP6_RECVMSG,
         names::GETPEERNAME4 => bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
         names::GETPEERNAME6 => bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
         names::BIND4 => bpf_attach_type::BPF_CGROUP_INET4_BIND,

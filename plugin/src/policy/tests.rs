@@ -213,13 +213,6 @@ fn who_is_not_meshed_does_not_suffer() {
     }
 }
 
-#[test]
-fn a_mesh_that_is_not_there_is_refused_by_name() {
-    let error = in_namespace("shop", &json!({"mesh": "kuma"}), &[]).expect_err("refused");
-    assert_eq!(error.kind(), Kind::Unsupported);
-    assert!(error.details().contains("mesh") && error.details().contains("kuma"));
-}
-
 proptest! {
     #[test]
     fn a_plan_survives_the_record(

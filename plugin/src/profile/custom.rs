@@ -1,6 +1,6 @@
 //! `custom`: a proxy that is described by `redirect` and by our own annotations alone.
 
-use super::{Excluded, Profile};
+use super::Profile;
 use crate::annotation::{INTERCEPT, bad};
 use crate::cni::Annotations;
 use crate::error::Error;
@@ -11,12 +11,14 @@ pub(crate) static PROFILE: Profile = Profile {
     defaults: Layer::default,
     marker: Some(INTERCEPT),
     gate,
-    layer: |_| Ok(Layer::default()),
-    excluded_inbound: |excluded: Excluded| excluded.exclude,
+    keys: &[],
+    include_beats_exclude: false,
     tunnel_port: None,
     self_calls: true,
     own_addresses: false,
     dns_tcp: DnsTcp::Capture,
+    #[cfg(test)]
+    page: PAGE,
 };
 
 fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {
@@ -27,3 +29,18 @@ fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {
         Some(other) => Err(bad(INTERCEPT, other, "must be \"true\" or \"false\"")),
     }
 }
+
+#[cfg(test)]
+const PAGE: super::table::Page = super::table::Page {
+    sources: "none: the entry's `redirect` and our own annotations are all there is",
+    base: &[
+        (INTERCEPT, "true"),
+        ("shunt-cni.io/outbound-port", "1"),
+        ("shunt-cni.io/inbound-port", "2"),
+        ("shunt-cni.io/proxy-uids", "3"),
+    ],
+    selects: "`shunt-cni.io/intercept: \"true\"`",
+    others: &[],
+    other_fields: &[],
+    differs: &[],
+};

@@ -3,16 +3,17 @@
 use std::num::NonZeroU16;
 
 use serde::Deserialize;
+use serde_json::Value;
 use shunt_api::Redirect;
-use shunt_api::entry::shortened;
 
-use super::{Excluded, Profile, single_ports};
-use crate::annotation::{
-    Row, bad, include_networks, include_ports, interfaces, layer, networks, ports, put, refused,
-};
+use super::document::{Document, Format};
+use super::key::{Act, Bad, Field, FieldAct, Key, field, key};
+use super::value::{flag, says_no, text};
+use super::{Profile, single_ports};
+use crate::annotation::{include_networks, include_ports, interfaces, networks, ports, put};
 use crate::cni::Annotations;
 use crate::error::Error;
-use crate::plan::{DnsTcp, PortRange};
+use crate::plan::DnsTcp;
 use crate::policy::{Layer, Reason};
 
 const STATUS: &str = "sidecar.istio.io/status";
@@ -20,66 +21,202 @@ const INJECT: &str = "sidecar.istio.io/inject";
 const TEMPLATES: &str = "inject.istio.io/templates";
 const MODE: &str = "sidecar.istio.io/interceptionMode";
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
-/// Forwarded traffic of virtual machines in the pod, by its name and by its older one.
-const REROUTE: [&str; 2] =
-    ["istio.io/reroute-virtual-interfaces", "traffic.sidecar.istio.io/kubevirtInterfaces"];
+/// Where in the proxy's configuration its environment is. Protocol buffers take both spellings of a name.
+const METADATA: [&str; 2] = ["proxyMetadata.DISABLE_ENVOY", "proxy_metadata.DISABLE_ENVOY"];
 
 /// Probes and statistics of the proxy: never captured inbound as long as everything is.
-const ALWAYS_EXCLUDED_INBOUND: [u16; 3] = [15020, 15021, 15090];
+const PROXY_PORTS: [u16; 3] = [15020, 15021, 15090];
 
 pub(crate) static PROFILE: Profile = Profile {
     defaults,
     marker: None,
     gate,
-    layer: annotated,
-    excluded_inbound,
+    keys: &KEYS,
+    include_beats_exclude: true,
     tunnel_port: Some(15008),
     self_calls: true,
     own_addresses: false,
     dns_tcp: DnsTcp::Capture,
+    #[cfg(test)]
+    page: page::PAGE,
 };
 
-const ANNOTATIONS: [Row; 7] = [
-    Row {
-        key: "traffic.sidecar.istio.io/includeOutboundIPRanges",
-        set: |text, to| put(&mut to.include_outbound_cidrs, include_networks(text)),
-    },
-    Row {
-        key: "traffic.sidecar.istio.io/excludeOutboundIPRanges",
-        set: |text, to| put(&mut to.exclude_outbound_cidrs, networks(text)),
-    },
-    Row {
-        key: "traffic.sidecar.istio.io/includeInboundPorts",
-        set: |text, to| put(&mut to.include_inbound_ports, include_ports(text)),
-    },
-    Row {
-        key: "traffic.sidecar.istio.io/excludeInboundPorts",
-        set: |text, to| put(&mut to.exclude_inbound_ports, ports(text)),
-    },
-    Row {
-        key: "traffic.sidecar.istio.io/includeOutboundPorts",
-        set: |text, to| put(&mut to.include_outbound_ports, ports(text)),
-    },
-    Row {
-        key: "traffic.sidecar.istio.io/excludeOutboundPorts",
-        set: |text, to| put(&mut to.exclude_outbound_ports, ports(text)),
-    },
-    Row {
-        key: "traffic.sidecar.istio.io/excludeInterfaces",
-        set: |text, to| put(&mut to.exclude_interfaces, interfaces(text)),
-    },
+#[cfg(test)]
+const CNI: &str = "istio/istio cni/pkg/plugin/sidecar_redirect.go";
+#[cfg(test)]
+const PLUGIN: &str = "istio/istio cni/pkg/plugin/plugin.go";
+#[cfg(test)]
+const API: &str = "istio/api mesh/v1alpha1/proxy.proto";
+
+static KEYS: [Key; 14] = [
+    key!(
+        STATUS,
+        Act::Marks,
+        r#"{"initContainers":["istio-init"],"containers":["istio-proxy"]}"#,
+        PLUGIN,
+        "the marker, unless it lists `istio-init` (which sets the pod up itself), or containers without `istio-proxy`"
+    ),
+    key!(INJECT, Act::Marks, "false", PLUGIN, "no: the pod is not meshed"),
+    key!(
+        TEMPLATES,
+        Act::Marks,
+        "gateway",
+        "istio/istio pkg/kube/inject",
+        "`gateway`, `grpc-agent`, `grpc-simple`: the proxy is no sidecar, and the pod is left alone"
+    ),
+    key!(
+        MODE,
+        Act::Refused(|text| match text {
+            "" | "REDIRECT" => Ok(false),
+            "TPROXY" => Ok(true),
+            _ => Err("must be REDIRECT or TPROXY".into()),
+        }),
+        "TPROXY",
+        CNI,
+        "`REDIRECT` is what is done; `TPROXY` (the source address is kept by the kernel) is refused"
+    ),
+    key!(
+        "traffic.sidecar.istio.io/includeOutboundIPRanges",
+        Act::Sets(|text, to| put(&mut to.redirect.include_outbound_cidrs, include_networks(text))
+            .map_err(Bad::from)),
+        "10.96.0.0/12",
+        CNI,
+        "destinations that are captured: `*`, a list, or empty for none"
+    ),
+    key!(
+        "traffic.sidecar.istio.io/excludeOutboundIPRanges",
+        Act::Sets(|text, to| put(&mut to.redirect.exclude_outbound_cidrs, networks(text)).map_err(Bad::from)),
+        "10.9.0.0/16",
+        CNI,
+        "destinations that are not, looked at before those that are"
+    ),
+    key!(
+        "traffic.sidecar.istio.io/includeInboundPorts",
+        Act::Sets(
+            |text, to| put(&mut to.redirect.include_inbound_ports, include_ports(text)).map_err(Bad::from)
+        ),
+        "8080",
+        CNI,
+        "the app's ports that are captured: `*`, a list, or empty for none"
+    ),
+    key!(
+        "traffic.sidecar.istio.io/excludeInboundPorts",
+        Act::Sets(|text, to| put(&mut to.redirect.exclude_inbound_ports, ports(text)).map_err(Bad::from)),
+        "22",
+        CNI,
+        "the app's ports that are not; counts only while all are included"
+    ),
+    key!(
+        "traffic.sidecar.istio.io/includeOutboundPorts",
+        Act::Sets(|text, to| put(&mut to.redirect.include_outbound_ports, ports(text)).map_err(Bad::from)),
+        "3306",
+        CNI,
+        "outbound ports that are captured whatever the destination"
+    ),
+    key!(
+        "traffic.sidecar.istio.io/excludeOutboundPorts",
+        Act::Sets(|text, to| put(&mut to.redirect.exclude_outbound_ports, ports(text)).map_err(Bad::from)),
+        "25",
+        CNI,
+        "outbound ports that are not captured"
+    ),
+    key!(
+        "traffic.sidecar.istio.io/excludeInterfaces",
+        Act::Sets(|text, to| put(&mut to.redirect.exclude_interfaces, interfaces(text)).map_err(Bad::from)),
+        "net1",
+        CNI,
+        "interfaces that are left alone, in both directions"
+    ),
+    key!(
+        "istio.io/reroute-virtual-interfaces",
+        Act::Refused(is_filled),
+        "docker0",
+        CNI,
+        "forwarded traffic of virtual machines in the pod"
+    ),
+    key!(
+        "traffic.sidecar.istio.io/kubevirtInterfaces",
+        Act::Refused(is_filled),
+        "tun0",
+        CNI,
+        "the older name of `istio.io/reroute-virtual-interfaces`"
+    ),
+    key!(
+        PROXY_CONFIG,
+        Act::Holds(Format::Yaml, &FIELDS),
+        "proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}",
+        "istio/istio pkg/kube/inject/webhook.go",
+        "the proxy's own configuration, YAML or JSON: keys below"
+    ),
+];
+
+/// The keys that Istio's plugin reads, in the form of the container's environment that the injector makes of them.
+static FIELDS: [Field; 8] = [
+    field!(
+        "interceptionMode",
+        FieldAct::Refused(is_not_redirect),
+        "interceptionMode: TPROXY",
+        API,
+        "anything but `REDIRECT` (0)"
+    ),
+    field!(
+        "interception_mode",
+        FieldAct::Refused(is_not_redirect),
+        "interception_mode: TPROXY",
+        API,
+        "the same key: protocol buffers take both spellings"
+    ),
+    field!(
+        "proxyMetadata.ISTIO_META_DNS_CAPTURE",
+        FieldAct::Sets(|value, _, to| set_flag(value, &mut to.dns)),
+        "proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}",
+        CNI,
+        "whether DNS is captured"
+    ),
+    field!(
+        "proxy_metadata.ISTIO_META_DNS_CAPTURE",
+        FieldAct::Sets(|value, _, to| set_flag(value, &mut to.dns)),
+        "{\"proxy_metadata\": {\"ISTIO_META_DNS_CAPTURE\": \"true\"}}",
+        CNI,
+        "the same key"
+    ),
+    field!(
+        "proxyMetadata.INVALID_DROP",
+        FieldAct::Sets(|value, _, to| set_flag(value, &mut to.drop_invalid)),
+        "proxyMetadata: {INVALID_DROP: \"true\"}",
+        CNI,
+        "packets that connection tracking calls invalid are dropped"
+    ),
+    field!(
+        "proxy_metadata.INVALID_DROP",
+        FieldAct::Sets(|value, _, to| set_flag(value, &mut to.drop_invalid)),
+        "proxy_metadata: {INVALID_DROP: true}",
+        CNI,
+        "the same key"
+    ),
+    field!(
+        METADATA[0],
+        FieldAct::Marks,
+        "proxyMetadata: {DISABLE_ENVOY: \"true\"}",
+        PLUGIN,
+        "`true`: there is no proxy to send anything to, and the pod is left alone"
+    ),
+    field!(METADATA[1], FieldAct::Marks, "proxy_metadata: {DISABLE_ENVOY: \"true\"}", PLUGIN, "the same key"),
 ];
 
 fn defaults() -> Layer {
-    Layer::from(Redirect {
-        outbound_port: NonZeroU16::new(15001),
-        inbound_port: NonZeroU16::new(15006),
-        dns_port: NonZeroU16::new(15053),
-        proxy_uids: Some(vec![1337]),
-        proxy_gids: Some(vec![1337]),
-        exclude_outbound_ports: Some(single_ports(&[15020])),
-        ..Redirect::default()
-    })
+    Layer {
+        proxy_ports: Some(single_ports(&PROXY_PORTS)),
+        ..Layer::from(Redirect {
+            outbound_port: NonZeroU16::new(15001),
+            inbound_port: NonZeroU16::new(15006),
+            dns_port: NonZeroU16::new(15053),
+            proxy_uids: Some(vec![1337]),
+            proxy_gids: Some(vec![1337]),
+            exclude_outbound_ports: Some(single_ports(&[15020])),
+            ..Redirect::default()
+        })
+    }
 }
 
 /// What of the status annotation says who set the pod up. The rest, and a status that is no JSON, is of no interest.
@@ -91,8 +228,8 @@ struct Status {
     containers: Option<Vec<String>>,
 }
 
-/// The tests of `peers-cni.md` 4.1 that need no API server, in their order.
-#[expect(clippy::unnecessary_wraps, reason = "what the gate of every profile returns; others refuse values")]
+/// The tests of `peers-cni.md` 4.1 that need no API server, in their order. The proxy's configuration is looked at only in a pod
+/// that has a proxy.
 fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {
     let text = annotations.get(STATUS);
     let status: Status = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
@@ -111,72 +248,130 @@ fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {
         .is_some_and(|list| !list.iter().chain(&init).any(|name| name == "istio-proxy"))
     {
         Some(Reason::NotASidecar { key: STATUS })
-    } else if annotations.get(INJECT).is_some_and(|inject| is_no(inject)) {
+    } else if says_no(annotations.get(INJECT)) {
         Some(Reason::OptedOut { key: INJECT })
     } else if text.is_none() {
         Some(Reason::NotMarked { key: STATUS })
+    } else if is_disabled(annotations)? {
+        Some(Reason::NotASidecar { key: PROXY_CONFIG })
     } else {
         None
     })
 }
 
-/// The layer of Istio's annotations; refuses by name what they can ask for and we cannot do.
-fn annotated(annotations: &Annotations) -> Result<Layer, Error> {
-    match annotations.get(MODE).map(String::as_str) {
-        None | Some("" | "REDIRECT") => {}
-        Some(mode @ "TPROXY") => return Err(refused(MODE, mode)),
-        Some(mode) => return Err(bad(MODE, mode, "must be REDIRECT or TPROXY")),
-    }
-    for key in REROUTE {
-        if let Some(value) = annotations.get(key).filter(|value| !value.trim().is_empty()) {
-            return Err(refused(key, value));
-        }
-    }
-    if let Some(config) = annotations.get(PROXY_CONFIG) {
-        for (name, harmless) in [
-            ("ISTIO_META_DNS_CAPTURE", &["false", "False", "FALSE", "f", "F", "0", ""][..]),
-            ("interceptionMode", &["REDIRECT", ""][..]),
-        ] {
-            if let Some(value) = values_in(config, name).find(|value| !harmless.contains(value)) {
-                return Err(refused(PROXY_CONFIG, &format!("{name}: {}", shortened(value))));
+/// Whether the proxy's configuration says that there is none.
+fn is_disabled(annotations: &Annotations) -> Result<bool, Error> {
+    let Some(config) = annotations.get(PROXY_CONFIG).filter(|config| config.contains("DISABLE_ENVOY")) else {
+        return Ok(false);
+    };
+    let disabled = || -> Result<bool, Bad> {
+        let document = Document::parse(Format::Yaml, config)?;
+        for path in METADATA {
+            if let Some(value) = document.at(path)? {
+                return Ok(flag(&text(value)?) == Ok(true));
             }
         }
+        Ok(false)
+    };
+    disabled().map_err(|bad| bad.of(PROXY_CONFIG, config))
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "what the table wants; others refuse values")]
+fn is_filled(text: &str) -> Result<bool, Bad> {
+    Ok(!text.trim().is_empty())
+}
+
+fn is_not_redirect(value: &Value) -> bool {
+    !text(value).is_ok_and(|mode| matches!(mode.as_str(), "" | "REDIRECT" | "0"))
+}
+
+/// An empty text says nothing.
+fn set_flag(value: &Value, to: &mut Option<bool>) -> Result<(), Bad> {
+    let text = text(value)?;
+    if !text.is_empty() {
+        *to = Some(flag(&text)?);
     }
-    layer(&ANNOTATIONS, annotations).map(Layer::from)
+    Ok(())
 }
 
-/// Istio looks at excluded inbound ports only when all are included, and then adds those of the proxy. Exclusions that are
-/// not in Istio's words count always.
-fn excluded_inbound(excluded: Excluded) -> Vec<PortRange> {
-    let mut ports = if excluded.include.is_all() || excluded.ours { excluded.exclude } else { Vec::new() };
-    if excluded.include.is_all() {
-        let always = single_ports(&ALWAYS_EXCLUDED_INBOUND);
-        ports.extend(always.into_iter().filter(|port| !ports.contains(port)).collect::<Vec<_>>());
-    }
-    ports
-}
+#[cfg(test)]
+mod page {
+    use crate::profile::table::{Fields, Other, Page};
 
-/// What Go's `strconv.ParseBool` and YAML take for no.
-fn is_no(text: &str) -> bool {
-    ["false", "f", "0", "no", "n", "off"].contains(&text.trim().to_ascii_lowercase().as_str())
-}
-
-/// The scalars that stand after `name:` in a proxy configuration, YAML or JSON, without their quotes. A whole parser for
-/// two words would be too much; what this takes for a value and is none leads to a refusal, not to a silent miss.
-fn values_in<'a>(config: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
-    config.match_indices(name).filter_map(move |(at, _)| {
-        let rest = config.get(at + name.len()..)?.trim_start_matches(['"', '\'']).trim_start();
-        let value = rest.strip_prefix(':')?.trim_start_matches([' ', '\t', '"', '\'']);
-        value.split(['\n', '\r', ',', '}', '"', '\'', '#']).next().map(str::trim)
-    })
+    pub(super) const PAGE: Page = Page {
+        sources: "istio/istio 86c9f01f",
+        base: &[(
+            "sidecar.istio.io/status",
+            r#"{"initContainers":["istio-validation"],"containers":["istio-proxy"],"volumes":["istio-data"],"imagePullSecrets":null,"revision":"default"}"#,
+        )],
+        selects: "`sidecar.istio.io/status` is there, names no `istio-init`, and nothing below says no",
+        others: &[Other {
+            keys: &["status.sidecar.istio.io/port"],
+            sample: "15020",
+            source: super::CNI,
+            says: "the injector writes the port into `excludeInboundPorts`",
+        }],
+        other_fields: &[
+            Fields {
+                key: super::PROXY_CONFIG,
+                paths: &["proxyMetadata.ISTIO_DUAL_STACK"],
+                sample: "true",
+                source: super::CNI,
+                says: "both address families are always captured",
+            },
+            Fields {
+                key: super::PROXY_CONFIG,
+                paths: &[
+                    "proxyMetadata.ISTIO_META_DNS_AUTO_ALLOCATE",
+                    "proxyMetadata.ANYTHING_ELSE",
+                    "concurrency",
+                    "discoveryAddress",
+                    "drainDuration",
+                    "terminationDrainDuration",
+                    "holdApplicationUntilProxyStarts",
+                    "image.imageType",
+                    "gatewayTopology.numTrustedProxies",
+                    "proxyStatsMatcher.inclusionPrefixes",
+                    "proxyAdminPort",
+                    "statusPort",
+                    "readinessProbe.periodSeconds",
+                    "tracing.sampling",
+                    "runtimeValues.x",
+                    "extraStatTags",
+                    "meshId",
+                    "serviceCluster",
+                    "envoyAccessLogService.address",
+                    "envoyMetricsService.address",
+                    "statsdUdpAddress",
+                    "caCertificatesPem",
+                    "proxyHeaders.server.value",
+                    "privateKeyProvider.cryptomb.pollDelay",
+                ],
+                sample: "1",
+                source: super::API,
+                says: "how the proxy works, not what it gets; `statusPort` comes as an excluded port",
+            },
+        ],
+        differs: &[
+            "The pod object is not seen: not the labels (`sidecar.istio.io/inject` as a label), not the proxy's environment, which is also made from the mesh's default configuration, not its `runAsUser`. Set `dns`, `redirect.proxyUids` and `redirect.proxyGids` in the entry where the mesh's defaults differ.",
+            "Both address families are captured, as with `ISTIO_DUAL_STACK`.",
+            "`*` as a list of excluded ports is an error.",
+            "Environment of istio-cni itself (`ISTIO_OUTBOUND_OWNER_GROUPS`, `ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR`) has no counterpart.",
+        ],
+    };
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{annotated, gate};
+    use super::{KEYS, gate};
     use crate::cni::Annotations;
-    use crate::error::Kind;
-    use crate::policy::Reason;
+    use crate::error::{Error, Kind};
+    use crate::policy::{Layer, Reason};
+    use crate::profile::key::layer;
+
+    fn annotated(annotations: &Annotations) -> Result<Layer, Error> {
+        layer(&KEYS, annotations)
+    }
 
     fn annotations(pairs: &[(&str, &str)]) -> Annotations {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -217,15 +412,15 @@ mod tests {
         for (key, value, kind) in [
             (super::MODE, "TPROXY", Kind::Unsupported),
             (super::MODE, "NONE", Kind::Config),
-            (super::REROUTE[0], "net1", Kind::Unsupported),
-            (super::REROUTE[1], "net1", Kind::Unsupported),
-            (super::PROXY_CONFIG, "proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: \"true\"\n", Kind::Unsupported),
-            (
-                super::PROXY_CONFIG,
-                r#"{"proxyMetadata":{"ISTIO_META_DNS_CAPTURE":"true"}}"#,
-                Kind::Unsupported,
-            ),
+            ("istio.io/reroute-virtual-interfaces", "net1", Kind::Unsupported),
+            ("traffic.sidecar.istio.io/kubevirtInterfaces", "net1", Kind::Unsupported),
+            (super::PROXY_CONFIG, "proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: maybe\n", Kind::Config),
+            (super::PROXY_CONFIG, "ISTIO_META_DNS_CAPTURE", Kind::Config),
+            (super::PROXY_CONFIG, "proxyMetadata: [a]", Kind::Config),
+            (super::PROXY_CONFIG, "a: b: c", Kind::Config),
             (super::PROXY_CONFIG, "interceptionMode: TPROXY", Kind::Unsupported),
+            (super::PROXY_CONFIG, "interceptionMode: NONE", Kind::Unsupported),
+            (super::PROXY_CONFIG, r#"{"interception_mode": 1}"#, Kind::Unsupported),
             ("traffic.sidecar.istio.io/excludeOutboundPorts", "http", Kind::Config),
             ("traffic.sidecar.istio.io/includeOutboundIPRanges", "10.0.0.0/8,*", Kind::Config),
             ("traffic.sidecar.istio.io/excludeInterfaces", "a b", Kind::Config),
@@ -240,23 +435,35 @@ mod tests {
     fn what_does_not_concern_us() {
         for (key, value) in [
             (super::MODE, "REDIRECT"),
-            (super::REROUTE[0], ""),
-            (
-                super::PROXY_CONFIG,
-                "holdApplicationUntilProxyStarts: true\nproxyMetadata:\n  ISTIO_META_DNS_CAPTURE: \"false\" # no\n",
-            ),
-            (
-                super::PROXY_CONFIG,
-                r#"{"interceptionMode":"REDIRECT","proxyMetadata":{"ISTIO_META_DNS_CAPTURE":"false"}}"#,
-            ),
-            (super::PROXY_CONFIG, "ISTIO_META_DNS_CAPTURE"),
+            ("istio.io/reroute-virtual-interfaces", ""),
+            (super::PROXY_CONFIG, ""),
+            (super::PROXY_CONFIG, "# nothing\n"),
+            (super::PROXY_CONFIG, "holdApplicationUntilProxyStarts: true\nproxyMetadata:\n"),
+            (super::PROXY_CONFIG, r#"{"interceptionMode":"REDIRECT","proxyMetadata":{}}"#),
             ("status.sidecar.istio.io/port", "15020"),
         ] {
             assert_eq!(
                 annotated(&annotations(&[(key, value)])).expect("valid"),
-                crate::policy::Layer::default(),
+                Layer::default(),
                 "{key} {value}"
             );
+        }
+    }
+
+    #[test]
+    fn what_the_proxys_configuration_says() {
+        for (config, dns, drop) in [
+            ("proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: \"true\"\n", Some(true), None),
+            ("proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: \"false\" # no\n", Some(false), None),
+            (
+                r#"{"proxyMetadata":{"ISTIO_META_DNS_CAPTURE":"T","INVALID_DROP":true}}"#,
+                Some(true),
+                Some(true),
+            ),
+            ("a: &a {ISTIO_META_DNS_CAPTURE: '1'}\nproxyMetadata: *a\n", Some(true), None),
+        ] {
+            let layer = annotated(&annotations(&[(super::PROXY_CONFIG, config)])).expect("valid");
+            assert_eq!((layer.dns, layer.drop_invalid), (dns, drop), "{config}");
         }
     }
 }

@@ -85,6 +85,7 @@ fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) 
         cgroup_path: request.conf.cgroup_path.as_deref(),
         pod_uid: request.pod.uid.as_deref(),
         plan: &plan,
+        backend: request.conf.settings.backend,
         before: before.as_ref().map(|record| &record.receipt),
         deadline: request.deadline.at(),
     };
@@ -104,7 +105,7 @@ fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) 
         .before("recording the attachment")
         .and_then(|_| records.write(&record).failed(Kind::Record, || "recording the attachment"));
     match finished {
-        Ok(()) => Ok(Outcome::new("intercepted: ebpf")),
+        Ok(()) => Ok(Outcome::new(format!("intercepted: {}", record.receipt.name()))),
         // A pod that was captured before stays captured: its processes run.
         Err(error) if captured => Err(error),
         Err(error) => {

@@ -8,6 +8,8 @@ use crate::lock::Lock;
 
 pub(super) fn run(request: &StatusRequest) -> Result<Outcome, Error> {
     let places = places(&request.conf.settings);
-    backend::prepare(places, &Lock::new(places.state_dir, request.deadline.at()))?;
-    Ok(Outcome::new("ready: ebpf"))
+    let deadline = request.deadline.at();
+    let backend = request.conf.settings.backend;
+    backend::prepare(places, &Lock::new(places.state_dir, deadline), backend, deadline)?;
+    Ok(Outcome::new(format!("ready: {}", backend::chosen(backend).as_str())))
 }

@@ -112,24 +112,24 @@ pub fn cni_args(data: &[u8]) {
     answered("DEL", data, conf);
 }
 
-/// Lines `key=value`; for Istio and for a custom mesh, whichever pods are selected.
+/// Lines `key=value`; a line that ends in a backslash goes on in the next, so that a document has room. For every mesh,
+/// whichever pods are selected.
 pub fn annotations(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
+    let text = text.replace("\\\n", "\u{1}");
     let pairs = text.split('\n').filter_map(|line| line.split_once('='));
-    let annotations: Annotations = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    for (mesh, select) in [
-        (Mesh::Istio, Select::Annotated),
-        (Mesh::Istio, Select::All),
-        (Mesh::Custom, Select::Annotated),
-        (Mesh::Custom, Select::All),
-    ] {
-        let redirect = Redirect { proxy_uids: Some(vec![1337]), ..Redirect::default() };
-        let entry = Entry { mesh, select, redirect, ..Entry::default() };
-        let settings = Settings::new(entry).expect("valid");
-        match decide(&PodRef::default(), &annotations, &settings) {
-            Ok(Decision::Intercept(plan)) => planned(&plan),
-            Ok(Decision::Skip(_)) => assert!(select == Select::Annotated),
-            Err(error) => assert!(error.details().chars().count() <= 4097),
+    let annotations: Annotations =
+        pairs.map(|(key, value)| (key.to_owned(), value.replace('\u{1}', "\n"))).collect();
+    for mesh in Mesh::ALL {
+        for select in [Select::Annotated, Select::All] {
+            let redirect = Redirect { proxy_uids: Some(vec![1337]), ..Redirect::default() };
+            let entry = Entry { mesh: *mesh, select, redirect, ..Entry::default() };
+            let settings = Settings::new(entry).expect("valid");
+            match decide(&PodRef::default(), &annotations, &settings) {
+                Ok(Decision::Intercept(plan)) => planned(&plan),
+                Ok(Decision::Skip(_)) => assert!(select == Select::Annotated),
+                Err(error) => assert!(error.details().chars().count() <= 4097),
+            }
         }
     }
 }
