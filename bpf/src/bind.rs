@@ -34,7 +34,7 @@ pub(crate) fn bind(ctx: &SockAddrContext) {
         return;
     };
     if kind == Kind::Datagram {
-        datagram::bind(ctx, pod);
+        datagram::bind(ctx);
     } else if decide::exempt(pod, &PodRules(cookie), ctx.uid(), ctx.gid()) {
         mark(ctx);
     } else if context::user_port(ctx.sock_addr) != 0 {

@@ -169,7 +169,7 @@ fn bounded(place: u32) -> usize {
 const _: () = assert!(dns::RESOLVERS.is_power_of_two());
 
 /// Connecting. The socket is bound to the address it would leave from first: with the proxy's loopback address as its peer it
-/// would get a loopback address for good, and could not be connected elsewhere later. One that is bound already keeps its address.
+/// would get a loopback address for good, and could not be connected elsewhere later.
 #[inline(always)]
 pub(crate) fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, destination: Address) -> Sent {
     let port = context::user_port(ctx.sock_addr);
@@ -235,17 +235,28 @@ struct Internet6 {
     scope: u32,
 }
 
-/// Binds the socket to an address, in the socket's own family. Fails for one that is bound, which is as it should be.
+impl Internet4 {
+    const LENGTH: i32 = 16;
+}
+
+impl Internet6 {
+    const LENGTH: i32 = 28;
+}
+
+const _: () = assert!(size_of::<Internet4>() == 16 && size_of::<Internet6>() == 28);
+
+/// Binds the socket to an address, in the socket's own family. Fails for one that is bound: to an address, then it keeps that;
+/// to a port only, then its address is a loopback one while it is connected, and until it is dissolved.
 #[inline(always)]
 fn leave_from(ctx: &SockAddrContext, source: Address) {
     if read!(bpf_sock, context::socket(ctx.sock_addr), family) == AF_INET {
         let mut at = Internet4 { family: AF_INET as u16, port: 0, address: source.0[3], zero: [0; 8] };
         // SAFETY: the context the program was called with, and an address of the length given.
-        unsafe { bpf_bind(ctx.sock_addr, (&raw mut at).cast::<sockaddr>(), size_of::<Internet4>() as i32) };
+        unsafe { bpf_bind(ctx.sock_addr, (&raw mut at).cast::<sockaddr>(), Internet4::LENGTH) };
     } else {
         let mut at = Internet6 { family: AF_INET6 as u16, port: 0, flow: 0, address: source, scope: 0 };
         // SAFETY: as above.
-        unsafe { bpf_bind(ctx.sock_addr, (&raw mut at).cast::<sockaddr>(), size_of::<Internet6>() as i32) };
+        unsafe { bpf_bind(ctx.sock_addr, (&raw mut at).cast::<sockaddr>(), Internet6::LENGTH) };
     }
 }
 
@@ -289,11 +300,11 @@ pub(crate) fn peer(ctx: &SockAddrContext, peer: Address, port: u32) -> Option<(A
         .then_some((state.peer, state.peer_port as u16))
 }
 
-/// Marks a socket bound to a port of its choice: a server's, whose answers are not what `udp: block` is about.
+/// Marks a socket bound to a port of its choice: a server's, whose answers are not what `udp: block` is about. In every pod of
+/// ours: a repeated ADD may bring `block` when the server has long been running.
 #[inline(always)]
-pub(crate) fn bind(ctx: &SockAddrContext, pod: &PodConfig) {
-    if pod.flags & flag::UDP_BLOCK != 0
-        && context::user_port(ctx.sock_addr) != 0
+pub(crate) fn bind(ctx: &SockAddrContext) {
+    if context::user_port(ctx.sock_addr) != 0
         && let Some(state) = kept(ctx)
     {
         state.bits |= udp::BOUND;

@@ -179,6 +179,22 @@ async fn remove_markers(handle: &Handle) -> Outcome<()> {
     }
 }
 
+/// True if the calling thread's namespace has the route to the markers.
+pub fn has_markers() -> Outcome<bool> {
+    talk(async |handle| {
+        let mut messages = handle.route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
+        let mut found = false;
+        while let Some(message) = messages.try_next().await.tried(|| "list the pod's routes")? {
+            found |= message.header.kind == RouteType::Local
+                && message.header.destination_prefix_length == MARKER6_PREFIX
+                && message
+                    .attributes
+                    .contains(&RouteAttribute::Destination(RouteAddress::Inet6(first_marker())));
+        }
+        Ok(found)
+    })
+}
+
 /// `local ::7f35:0:0:0/124 dev lo table local`
 fn markers(lo: u32) -> RouteMessage {
     RouteMessageBuilder::<Ipv6Addr>::new()

@@ -43,17 +43,17 @@ fn main() {
         }
     }
     println!("nanoseconds a call, median of {runs} rounds; in brackets more than with no programs");
-    let mut base = 0;
+    let mut without = 0;
     for ((call, index), mut times) in found {
         times.sort_unstable();
         let median = times.get(times.len() / 2).copied().unwrap_or_default();
         if index == 0 {
-            base = median;
+            without = median;
             println!("{call}");
         }
         let name = places.get(index).map_or("", |(name, _)| name);
         let spread = (times.first().copied().unwrap_or_default(), times.last().copied().unwrap_or_default());
-        let more = i128::from(median) - i128::from(base);
+        let more = i128::from(median) - i128::from(without);
         println!("  {name:24} {median:6} ({more:+}), from {} to {}", spread.0, spread.1);
     }
 }

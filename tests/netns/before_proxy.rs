@@ -140,8 +140,11 @@ fn after_an_upgrade_that_keeps_nothing_it_is_closed() {
 }
 
 fn entries(dir: &std::path::Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).expect("own directory");
-    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect()
 }
 
 #[test]

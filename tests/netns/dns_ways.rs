@@ -14,7 +14,8 @@ fn served(scene: &mut Scene, sockets: &[(bool, &str)], proxy: &Answering) {
         let connected = [Step::Connect(address(server)), Step::Send("q".to_owned()), Step::Receive];
         let steps = [question(server).to_vec(), connected.to_vec()].concat();
         let did = scene.app(&script(*v6, steps));
-        for received in [&did[1], &did[4]] {
+        let [_, unconnected, _, _, connected] = did.as_slice() else { panic!("five steps: {did:?}") };
+        for received in [unconnected, connected] {
             assert_eq!(received.outcome(), "dns", "{server}, {proxy:?}: {did:?}");
             assert_eq!(received.got().from, Some(plain(address(server))), "{proxy:?}: {received:?}");
         }
@@ -114,10 +115,16 @@ fn has_marker_route(scene: &Scene) -> bool {
 fn the_markers_route_comes_with_add_and_goes_with_del() {
     let mut scene = Scene::before_add(Shape::dual());
     assert!(!has_marker_route(&scene));
+    let check = |scene: &Scene| scene.mesh.node.call("CHECK", &scene.mesh.pod, "eth0");
     for _again in 0..2 {
         scene.mesh.add();
         assert!(has_marker_route(&scene));
+        check(&scene).ok();
     }
+    scene.mesh.pod.netns.ip("route del local ::7f35:0:0:0/124 dev lo table local\n");
+    assert!(check(&scene).refused().1.contains("::7f35:0:0:0/124"), "CHECK names what is gone");
+    scene.mesh.add();
+    check(&scene).ok();
     let answering = listening_at(&["127.0.0.1", "[::1]"]);
     scene.start(&answering);
     served(&mut scene, &sockets(), &answering);
@@ -200,4 +207,25 @@ fn a_group_may_be_exempt_instead_of_a_user() {
         let did = play(&place, &Script::v4(question("10.96.0.53:53")).impatient());
         assert_eq!(last(&did).outcome(), by);
     }
+}
+
+/// The one difference an app can see: a socket that has a port already and no address gets a loopback one when it is connected to
+/// a server, and has to be dissolved before it is connected somewhere else. Without us it need not be.
+#[test]
+fn a_socket_with_a_port_connected_to_a_server_must_be_dissolved_first() {
+    let mut scene = Scene::new();
+    for (v6, bind, server, other) in [
+        (false, "0.0.0.0:40011", "10.96.0.53:53", "10.96.0.10:9999"),
+        (true, "[::]:40012", "[fd96::53]:53", "[fd96::10]:9999"),
+    ] {
+        let connect = |to: &str| [Step::Connect(address(to)), Step::Send("q".to_owned()), Step::Receive];
+        let steps = [connect(server).to_vec(), vec![Step::Dissolve], connect(other).to_vec()].concat();
+        let did = scene.app(&script(v6, steps).bind(bind));
+        answered(&did[2], server);
+        assert_eq!(last(&did).outcome(), "world", "{did:?}");
+        let did = scene.app(&script(v6, [connect(server), connect(other)].concat()).bind(bind).impatient());
+        answered(&did[2], server);
+        assert_ne!(last(&did).outcome(), "world", "it works: say so in the documentation: {did:?}");
+    }
+    scene.world.asked();
 }

@@ -18,11 +18,12 @@ fn with_proxy(serve: &Serve) -> Mesh {
 #[test]
 fn a_proxy_is_found_wherever_it_listens() {
     let dual = |ips: &[&str]| Serve { only_v6: false, ..proxy_at(ips) };
-    let rows: [(&str, Serve, &[&str]); 7] = [
+    let rows: [(&str, Serve, &[&str]); 8] = [
         ("127.0.0.1", proxy_at(&["127.0.0.1"]), &[SERVICE4, SERVICE_MAPPED]),
         ("0.0.0.0", proxy_at(&["0.0.0.0"]), &[SERVICE4, SERVICE_MAPPED]),
         ("10.77.0.2", proxy_at(&["10.77.0.2"]), &[SERVICE4, SERVICE_MAPPED]),
         ("[::1]", proxy_at(&["[::1]"]), &[SERVICE6]),
+        (":: for its own family", proxy_at(&["[::]"]), &[SERVICE6]),
         (":: for both", dual(&["[::]"]), &SERVICES),
         ("0.0.0.0 and ::", everywhere(), &SERVICES),
         ("127.0.0.1 and ::1", proxy_at(&["127.0.0.1", "[::1]"]), &SERVICES),

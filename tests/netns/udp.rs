@@ -238,6 +238,21 @@ fn multicast_and_broadcast_are_the_kernels_business() {
 }
 
 #[test]
+fn a_server_from_before_a_repeated_add_answers() {
+    let scene = scene(false, &[]);
+    scene.mesh.node.configure(|entry| entry["udp"] = json!("pass"));
+    scene.mesh.add();
+    let _app =
+        Oracle::start(&scene.mesh.pod.app(), &Answering::at([("app", "0.0.0.0:5000"), ("app", "[::]:5000")]));
+    scene.mesh.node.configure(|entry| entry["udp"] = json!("block"));
+    scene.mesh.add();
+    for (v6, to) in [(false, "10.77.0.2:5000"), (true, "[fd77::2]:5000")] {
+        let did = play(&crate::mesh::outside(&scene.mesh.world), &script(v6, question(to)));
+        assert_eq!(last(&did).outcome(), "app", "{did:?}");
+    }
+}
+
+#[test]
 fn a_repeated_add_switches_it_on_and_off() {
     let scene = scene(false, &[]);
     let outcome = |scene: &Scene| scene.app(&script(false, question(OTHER4)))[0].outcome().to_owned();

@@ -74,7 +74,7 @@ fn listening(orders: &Answering, Listener { name: _, at }: &Listener) -> Socket 
     } else {
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).expect("own socket");
     }
-    socket.bind(&SockAddr::from(*at)).unwrap_or_else(|error| panic!("bind {at}: {error}"));
+    socket.bind(&SockAddr::from(*at)).expect("a server can be bound where the test says");
     socket.set_nonblocking(true).expect("own socket");
     socket
 }
@@ -88,11 +88,10 @@ fn respond(orders: &Answering, socket: &Socket, by: &str) -> Option<Asked> {
         let mut room = [IoSliceMut::new(&mut buffer)];
         let message = loop {
             match recvmsg::<SockaddrStorage>(fd, &mut room, Some(&mut control), MsgFlags::empty()) {
-                Ok(message) => break message,
                 Err(Errno::EAGAIN) => return None,
                 // What an earlier answer met.
                 Err(Errno::ECONNREFUSED) => {}
-                Err(error) => panic!("recvmsg: {error}"),
+                other => break other.expect("own socket"),
             }
         };
         let info: Vec<ControlMessageOwned> = message.cmsgs().expect("room for them").collect();
@@ -150,10 +149,10 @@ pub(crate) fn follow(script: &Script) -> Vec<Did> {
     }
     socket.set_read_timeout(Some(Duration::from_millis(script.patience))).expect("own socket");
     if let Some(device) = &script.device {
-        socket.bind_device(Some(device.as_bytes())).unwrap_or_else(|error| panic!("device: {error}"));
+        socket.bind_device(Some(device.as_bytes())).expect("root may bind to a device");
     }
     if let Some(at) = script.bind {
-        socket.bind(&SockAddr::from(at)).unwrap_or_else(|error| panic!("bind {at}: {error}"));
+        socket.bind(&SockAddr::from(at)).expect("a client can be bound where the test says");
     }
     script
         .steps
@@ -249,7 +248,7 @@ fn receive_many(socket: &Socket, count: usize) -> Result<Did, Errno> {
 
 fn got(from: Option<SockaddrStorage>, text: Option<&[u8]>) -> Got {
     let text = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
-    let answer = text.parse().unwrap_or_else(|error| panic!("{error}"));
+    let answer = text.parse().expect("servers of tests say what they saw");
     Got { from: from.and_then(|from| address(&from)).map(plain), answer }
 }
 

@@ -11,7 +11,7 @@ use crate::bpf::rules::{Encoded, Ids, encoded};
 use crate::cgroup::{Cgroups, PodCgroup};
 use crate::error::{Error, Failed as _, Kind};
 use crate::fault::Outcome;
-use crate::link::{Interfaces, Loopback, Wishes, prepared};
+use crate::link::{Interfaces, Loopback, Wishes, has_markers, prepared};
 use crate::lock::Lock;
 use crate::netns::{Netns, cookie_of_thread};
 use crate::ports;
@@ -303,6 +303,11 @@ pub fn verify(
         .failed(Kind::Verify, || "asking the getsockopt link")?
     {
         return wrong("the getsockopt link is not on the pod's cgroup");
+    }
+    if Changes::of(receipt).loopback.dns_route
+        && !netns.run(has_markers).failed(Kind::Verify, || "listing the pod's routes")?
+    {
+        return wrong("the pod's route to the markers of DNS queries (::7f35:0:0:0/124) is gone");
     }
     Ok(())
 }

@@ -18,13 +18,13 @@ fn sends(encoded: &Encoded, uid: u32, to: &str, port: u16) -> Verdict {
     datagram(&encoded.config, &Table(&encoded.rules), &connection(uid, to, port, false), false)
 }
 
-fn dns(tcp: DnsTcp, servers: &[&str]) -> Option<Dns> {
+fn dns(tcp: DnsTcp, servers: &[&str]) -> Dns {
     let servers = if servers.is_empty() {
         Include::All
     } else {
         Include::Only(servers.iter().map(|at| ip(at)).collect())
     };
-    Some(Dns { port: 15053, tcp, servers })
+    Dns { port: 15053, tcp, servers }
 }
 
 fn with(change: impl FnOnce(&mut Plan)) -> Encoded {
@@ -71,7 +71,7 @@ fn what_other_meshes_ask_for() {
 
 #[test]
 fn dns_of_any_server() {
-    let all = with(|plan| plan.dns = dns(DnsTcp::Capture, &[]));
+    let all = with(|plan| plan.dns = Some(dns(DnsTcp::Capture, &[])));
     for (to, over_tcp, over_udp) in [
         ("8.8.8.8", Some("10.1.0.2"), Some("127.0.0.1")),
         ("2001::8", Some("fd01::2"), Some("::1")),
@@ -102,20 +102,20 @@ fn dns_of_any_server() {
 
 #[test]
 fn dns_where_it_is_limited() {
-    let some = with(|plan| plan.dns = dns(DnsTcp::Capture, &["10.96.0.10", "127.0.0.1", "fd96::10"]));
-    let passes = with(|plan| plan.dns = dns(DnsTcp::Pass, &[]));
+    let some = with(|plan| plan.dns = Some(dns(DnsTcp::Capture, &["10.96.0.10", "127.0.0.1", "fd96::10"])));
+    let passes = with(|plan| plan.dns = Some(dns(DnsTcp::Pass, &[])));
     let excluded = with(|plan| {
-        plan.dns = dns(DnsTcp::Capture, &[]);
+        plan.dns = Some(dns(DnsTcp::Capture, &[]));
         plan.outbound.exclude_ports = vec![range(50, 60)];
     });
     // Lists of addresses are about connections that are not DNS.
     let elsewhere = with(|plan| {
-        plan.dns = dns(DnsTcp::Capture, &[]);
+        plan.dns = Some(dns(DnsTcp::Capture, &[]));
         plan.outbound.exclude_cidrs = vec![net("8.8.8.0/24")];
         plan.outbound.cidrs = Include::Only(vec![net("172.16.0.0/12")]);
     });
     let uid = with(|plan| {
-        plan.dns = dns(DnsTcp::Capture, &[]);
+        plan.dns = Some(dns(DnsTcp::Capture, &[]));
         plan.outbound.exclude_uids = vec![EXCLUDED];
     });
     let rows: &[(&str, Verdict, Reason)] = &[
@@ -148,7 +148,7 @@ fn dns_of_a_family_or_interface_that_is_not_ours() {
     let mut v4_only = pod();
     v4_only.addresses.retain(|at| at.ip.is_ipv4() || at.interface == "lo");
     let mut plan = plan();
-    plan.dns = dns(DnsTcp::Capture, &[]);
+    plan.dns = Some(dns(DnsTcp::Capture, &[]));
     let all = encode(&plan, &v4_only);
     assert_eq!(sends(&all, APP, "2001::8", 53), Verdict::Pass(Reason::NoFamily));
     assert_eq!(goes(&all, APP, "", "2001::8", 53), Verdict::Pass(Reason::NoFamily));
@@ -228,7 +228,7 @@ fn before_the_proxy_has_listened() {
     let full = |before_proxy| {
         with(|plan| {
             plan.before_proxy = before_proxy;
-            plan.dns = dns(DnsTcp::Capture, &[]);
+            plan.dns = Some(dns(DnsTcp::Capture, &[]));
             plan.udp = Udp::Block;
         })
     };
@@ -278,7 +278,7 @@ proptest! {
     ) {
         let mut plan = plan();
         plan.udp = Udp::Block;
-        plan.dns = if dns_too { dns(DnsTcp::Capture, &[]) } else { None };
+        plan.dns = dns_too.then(|| dns(DnsTcp::Capture, &[]));
         plan.outbound.cidrs = include.map_or(Include::All, Include::Only);
         plan.outbound.exclude_cidrs = exclude;
         plan.outbound.extra_ports = extra;
@@ -286,11 +286,11 @@ proptest! {
         let all = encode(&plan, &pod());
         let text = to.to_string();
         let (tcp, udp) = (goes(&all, APP, "", &text, port), sends(&all, APP, &text, port));
-        if port != 53 {
+        if port == 53 {
+            prop_assert!(!matches!(udp, Verdict::Refuse(_)));
+        } else {
             prop_assert_eq!(matches!(tcp, Verdict::Capture { .. }), matches!(udp, Verdict::Refuse(_)), "{:?} {:?}", tcp, udp);
             prop_assert_eq!(captured(udp), None);
-        } else {
-            prop_assert!(!matches!(udp, Verdict::Refuse(_)));
         }
         prop_assert_eq!(sends(&all, PROXY, &text, port), Verdict::Pass(Reason::Exempt));
     }
