@@ -52,6 +52,7 @@ impl Changes {
     }
 
     /// What only this backend needs.
+    #[must_use]
     pub fn without_passthrough(self) -> Self {
         Self { loopback: Loopback { passthrough: false, ..self.loopback }, ..self }
     }
