@@ -182,7 +182,7 @@ impl Error {
     /// kilobytes; does not hold the words containerd swallows (see [`presentable`]).
     pub fn details(&self) -> String {
         const MOST: usize = 4096;
-        let mut text = self.chain();
+        let mut text = chain(self);
         for undo in &self.undo {
             text.push_str("; undo: ");
             text.push_str(&undo.details());
@@ -192,21 +192,6 @@ impl Error {
             text.push('…');
         }
         presentable(&text)
-    }
-
-    fn chain(&self) -> String {
-        let mut text = self.tried.clone().into_owned();
-        let mut next: Option<&(dyn StdError + 'static)> = self.source();
-        while let Some(cause) = next {
-            let said = cause.to_string();
-            // Some libraries repeat the cause in their own message.
-            if !text.ends_with(&said) {
-                text.push_str(": ");
-                text.push_str(&said);
-            }
-            next = cause.source();
-        }
-        text
     }
 }
 
@@ -220,6 +205,22 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
+}
+
+/// What an error says, then what its causes say.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        // Some libraries repeat the cause in their own message.
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// `result.failed(Kind::Io, || format!("reading {path}"))`: an error of a library becomes ours, with its cause kept.

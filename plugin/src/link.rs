@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::fault::{Fault, Outcome, Tried as _};
 
@@ -107,6 +107,30 @@ pub fn remove_passthrough() -> Outcome<()> {
                 .tried(|| format!("remove {PASSTHROUGH} from the pod"))?;
         }
         Ok(())
+    })
+}
+
+/// Makes the calling thread's namespace, a fresh one, usable for itself: its loopback interface up, with these addresses. Returns
+/// those it has; IPv6 ones are left out where the kernel has no IPv6, or has it switched off.
+pub fn loopback_with(addresses: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
+    const LOOPBACK: u32 = 1;
+    const ABSENT: [i32; 3] = [-libc::EACCES, -libc::EAFNOSUPPORT, -libc::EOPNOTSUPP];
+    talk(async |handle| {
+        let up = LinkUnspec::new_with_index(LOOPBACK).up().build();
+        handle.link().change(up).execute().await.tried(|| "set the loopback interface up")?;
+        let mut taken = Vec::new();
+        for ip in addresses {
+            let length = if ip.is_ipv4() { 32 } else { 128 };
+            match handle.address().add(LOOPBACK, *ip, length).execute().await {
+                Err(rtnetlink::Error::NetlinkError(error))
+                    if ip.is_ipv6() && ABSENT.contains(&error.raw_code()) => {}
+                added => {
+                    added.tried(|| format!("add {ip} to the loopback interface"))?;
+                    taken.push(*ip);
+                }
+            }
+        }
+        Ok(taken)
     })
 }
 
