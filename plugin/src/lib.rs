@@ -15,6 +15,7 @@ pub mod attachment;
 pub mod backend;
 pub mod bpf;
 pub mod cgroup;
+pub mod choice;
 pub mod cni;
 pub mod ctl;
 pub mod error;

@@ -51,15 +51,19 @@ const QUEUE: Duration = Duration::from_millis(2500);
 /// What this node can do: as kept, or found out now. `deadline` is the caller's.
 ///
 /// Never fails: what cannot be found out is an obstacle. An obstacle of the moment, such as no memory or no time, is not kept.
-pub fn answer(places: Places<'_>, deadline: Instant) -> Answer {
+/// True with an answer that was found out now.
+pub fn answer(places: Places<'_>, deadline: Instant) -> (Answer, bool) {
     let boot_id = cache::boot_id().unwrap_or_default();
-    cache::read(places.state_dir, &boot_id, HASH).unwrap_or_else(|| ask(places, &boot_id, deadline, false))
+    match cache::read(places.state_dir, &boot_id, HASH) {
+        Some(answer) => (answer, false),
+        None => ask(places, &boot_id, deadline, false),
+    }
 }
 
 /// What this node can do, found out now whatever is kept.
 pub fn anew(places: Places<'_>, deadline: Instant) -> Answer {
     let boot_id = cache::boot_id().unwrap_or_default();
-    ask(places, &boot_id, deadline, true)
+    ask(places, &boot_id, deadline, true).0
 }
 
 /// What is kept for this boot and this object, if anything is.
@@ -68,7 +72,7 @@ pub fn kept(places: Places<'_>) -> Option<Answer> {
     cache::read(places.state_dir, &boot_id, HASH)
 }
 
-fn ask(places: Places<'_>, boot_id: &str, deadline: Instant, anew: bool) -> Answer {
+fn ask(places: Places<'_>, boot_id: &str, deadline: Instant, anew: bool) -> (Answer, bool) {
     let started = Instant::now();
     let mut report = Report::default();
     let queue = deadline.min(started + QUEUE);
@@ -77,12 +81,12 @@ fn ask(places: Places<'_>, boot_id: &str, deadline: Instant, anew: bool) -> Answ
         Err(fault) => {
             let why = Failure::from(fault).why;
             report.note(Step::Lock, Err(Failure { why, transient: true }));
-            Answer::new(boot_id, HASH, report, 0)
+            (Answer::new(boot_id, HASH, report, 0), true)
         }
         Ok(_held) => {
             // Another probe may have ended while this one waited.
             if !anew && let Some(answer) = cache::read(places.state_dir, boot_id, HASH) {
-                return answer;
+                return (answer, false);
             }
             let started = Instant::now();
             report.note(Step::Lock, Ok(()));
@@ -93,7 +97,7 @@ fn ask(places: Places<'_>, boot_id: &str, deadline: Instant, anew: bool) -> Answ
                 // One that is not kept is found out again.
                 let _again = cache::write(places.state_dir, &answer);
             }
-            answer
+            (answer, true)
         }
     }
 }

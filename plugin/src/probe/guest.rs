@@ -7,10 +7,10 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
@@ -125,7 +125,8 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        // It has nothing to tidy up. A child of ours that has not been waited for: the id is its.
+        // It has nothing to tidy up, and ends by itself when nobody talks to it. It has not been waited for: the id is its.
+        let _gone = self.talk.get_ref().shutdown(Shutdown::Both);
         let _gone = kill(self.pid, Signal::SIGKILL);
         let _gone = waitpid(self.pid, None);
     }
@@ -161,7 +162,9 @@ fn live(parent: Pid, cgroup: &Path, talk: UnixStream, deadline: Instant) -> Outc
         Err(fault) => return say(&mut talk, &Said::Failed(fault.into())),
     };
     loop {
-        // A parent that is slow is killed by its runtime, and this process with it.
+        // No longer than the parent wants to hear anything.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        talk.set_read_timeout(Some(left)).tried(what)?;
         let mut order = [0];
         if talk.read(&mut order).tried(what)? == 0 {
             return Ok(());
