@@ -49,9 +49,26 @@ impl Choice {
         }
     }
 
-    /// The error of a backend that was chosen because eBPF cannot do it: with both reasons.
+    /// The backend: never `auto`.
+    pub const fn backend(&self) -> Backend {
+        match self {
+            Self::Ebpf => Backend::Ebpf,
+            Self::Iptables { .. } => Backend::Iptables,
+        }
+    }
+
+    /// The chosen backend's error: with both reasons where it was chosen because eBPF cannot. Where eBPF fails on a node that is
+    /// said to be able to, the next ADD finds out anew.
     #[must_use]
-    pub fn explain(&self, error: Error) -> Error {
+    pub fn failed(&self, places: Places<'_>, wanted: Backend, error: Error) -> Error {
+        let doubtful = matches!(error.kind(), Kind::Load | Kind::Capability | Kind::NotAvailable);
+        if *self == Self::Ebpf && wanted == Backend::Auto && doubtful {
+            probe::cache::forget(places.state_dir);
+        }
+        self.explain(error)
+    }
+
+    fn explain(&self, error: Error) -> Error {
         match self {
             Self::Iptables { why: Why::Obstacle(why) } => {
                 Error::new(error.kind(), format!("no backend works; ebpf: {why}; iptables")).because(error)
@@ -152,13 +169,6 @@ fn tell(log: &Logger, answer: &Answer) {
     let obstacle = answer.obstacle().unwrap_or_default();
     info!(log, "probed this node for backend auto: {}", answer.backend();
         "reason" => obstacle, "kept" => !answer.transient, "probe_us" => answer.took_us);
-}
-
-/// After a failure of eBPF where the node is said to be able: the next ADD finds out anew.
-pub fn doubt(places: Places<'_>, wanted: Backend, error: &Error) {
-    if wanted == Backend::Auto && matches!(error.kind(), Kind::Load | Kind::Capability | Kind::NotAvailable) {
-        probe::cache::forget(places.state_dir);
-    }
 }
 
 #[cfg(test)]

@@ -150,13 +150,14 @@ pub struct Error {
     kind: Kind,
     tried: Cow<'static, str>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    also: Vec<Self>,
     undo: Vec<Self>,
 }
 
 impl Error {
     /// `tried` says what was tried or what is wrong, as a phrase without a full stop ("reading /run/shunt/x").
     pub fn new(kind: Kind, tried: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, tried: tried.into(), source: None, undo: Vec::new() }
+        Self { kind, tried: tried.into(), source: None, also: Vec::new(), undo: Vec::new() }
     }
 
     /// The same with its cause.
@@ -173,6 +174,13 @@ impl Error {
         self
     }
 
+    /// The same with what else was tried in its place and failed too.
+    #[must_use]
+    pub fn because_also(mut self, other: Self) -> Self {
+        self.also.push(other);
+        self
+    }
+
     /// What sort of error this is.
     pub const fn kind(&self) -> Kind {
         self.kind
@@ -183,6 +191,10 @@ impl Error {
     pub fn details(&self) -> String {
         const MOST: usize = 4096;
         let mut text = chain(self);
+        for also in &self.also {
+            text.push_str("; then: ");
+            text.push_str(&also.details());
+        }
         for undo in &self.undo {
             text.push_str("; undo: ");
             text.push_str(&undo.details());

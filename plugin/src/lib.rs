@@ -21,6 +21,7 @@ pub mod ctl;
 pub mod error;
 pub mod fault;
 pub mod host;
+pub mod iptables;
 pub mod link;
 pub mod lock;
 pub mod log;

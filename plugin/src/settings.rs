@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::path::Path;
 
-use shunt_api::{Backend, BeforeProxy, Entry, Mesh, Udp};
+use shunt_api::{BeforeProxy, Entry, Mesh, Udp};
 
 use crate::attachment::is_ifname;
 use crate::error::{Error, Kind};
@@ -69,7 +69,6 @@ pub(crate) fn is_sane_path(path: &Path) -> bool {
 pub fn unsupported(settings: &Settings) -> Result<(), Error> {
     let refusal = match settings {
         _ if !matches!(settings.mesh, Mesh::Istio | Mesh::Custom) => ("mesh", settings.mesh.as_str()),
-        _ if settings.backend == Backend::Iptables => ("backend", settings.backend.as_str()),
         _ if settings.dns => ("dns", "true"),
         _ if settings.udp == Udp::Block => ("udp", settings.udp.as_str()),
         _ if settings.before_proxy == BeforeProxy::Bypass => ("beforeProxy", settings.before_proxy.as_str()),
@@ -119,7 +118,6 @@ mod tests {
             (json!({"mesh": "osm"}), "mesh", "osm"),
             (json!({"mesh": "fsm"}), "mesh", "fsm"),
             (json!({"mesh": "appmesh"}), "mesh", "appmesh"),
-            (json!({"backend": "iptables"}), "backend", "iptables"),
             (json!({"dns": true}), "dns", "true"),
             (json!({"udp": "block"}), "udp", "block"),
             (json!({"beforeProxy": "bypass"}), "beforeProxy", "bypass"),
@@ -132,6 +130,7 @@ mod tests {
             json!({}),
             json!({"mesh": "custom"}),
             json!({"backend": "ebpf"}),
+            json!({"backend": "iptables"}),
             json!({"failurePolicy": "open"}),
         ] {
             assert!(unsupported(&settings(entry).expect("valid")).is_ok());

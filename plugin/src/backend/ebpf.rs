@@ -34,8 +34,22 @@ pub struct Changes {
 impl Changes {
     /// What a receipt says of it.
     pub fn of(receipt: &Receipt) -> Self {
-        let Receipt::Ebpf { reserved_ports, passthrough, .. } = receipt;
-        Self { reserved_ports: reserved_ports.clone(), passthrough: *passthrough }
+        match receipt {
+            Receipt::Ebpf { reserved_ports, passthrough, .. } => {
+                Self { reserved_ports: reserved_ports.clone(), passthrough: *passthrough }
+            }
+            Receipt::Iptables { passthrough, .. } => Self { reserved_ports: None, passthrough: *passthrough },
+        }
+    }
+
+    /// Whether ADD gave the loopback interface the pass-through address.
+    pub const fn passthrough(&self) -> bool {
+        self.passthrough
+    }
+
+    /// What only this backend needs.
+    pub fn without_passthrough(self) -> Self {
+        Self { passthrough: false, ..self }
     }
 
     /// Takes it back.
@@ -91,10 +105,7 @@ fn place(
     cgroup: PodCgroup,
 ) -> Result<Receipt, Error> {
     if !has_address(&seen.interfaces) {
-        return Err(Error::new(
-            Kind::Attach,
-            "no interface of the pod has an address: chain shunt after the plugin that assigns one",
-        ));
+        return Err(no_address());
     }
     let name = job.attachment.pin_name();
     let locks = Lock::new(places.state_dir, job.deadline);
@@ -139,7 +150,16 @@ fn look(all_routes: bool) -> Outcome<Seen> {
     Ok(Seen { cookie, interfaces, changes: Changes { reserved_ports, passthrough } })
 }
 
-fn has_address(interfaces: &Interfaces) -> bool {
+/// What a pod without an address gets.
+pub(super) fn no_address() -> Error {
+    Error::new(
+        Kind::Attach,
+        "no interface of the pod has an address: chain shunt after the plugin that assigns one",
+    )
+}
+
+/// True if the plugin before us has given the pod an address.
+pub(super) fn has_address(interfaces: &Interfaces) -> bool {
     interfaces.addresses.iter().any(|address| address.interface != "lo" && !address.ip.is_loopback())
 }
 
@@ -228,7 +248,9 @@ pub fn verify(
     netns: &Netns,
     receipt: &Receipt,
 ) -> Result<(), Error> {
-    let Receipt::Ebpf { abi, object, cookie, generation, pod_cgroup, all_pods, .. } = receipt;
+    let Receipt::Ebpf { abi, object, cookie, generation, pod_cgroup, all_pods, .. } = receipt else {
+        return Ok(());
+    };
     let wrong = |what: &str| Err(Error::new(Kind::Verify, what.to_owned()));
     if *abi != VERSION {
         return wrong("the attachment was made by a plugin with another kernel interface");
@@ -282,7 +304,9 @@ pub fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Er
 
 /// See [`super::revert`].
 pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<(), Error> {
-    let Receipt::Ebpf { cookie, .. } = receipt;
+    let Receipt::Ebpf { cookie, .. } = receipt else {
+        return Ok(());
+    };
     let reverted = || -> Outcome<()> {
         for layout in Layout::all(places.bpf_dir)? {
             // No attachment has this name: any that is in the namespace counts.
