@@ -71,7 +71,7 @@ impl Choice {
     fn explain(&self, error: Error) -> Error {
         match self {
             Self::Iptables { why: Why::Obstacle(why) } => {
-                Error::new(error.kind(), format!("no backend works; ebpf: {why}; iptables")).because(error)
+                error.within(&format!("no backend works; ebpf: {why}; iptables"))
             }
             _ => error,
         }
@@ -231,12 +231,13 @@ mod tests {
     #[test]
     fn an_error_after_an_obstacle_gives_both_reasons() {
         let choice = Choice::Iptables { why: Why::Obstacle("attach sk_lookup: no".to_owned()) };
-        let error =
-            choice.explain(Error::new(Kind::Rules, "running iptables-restore").because("no such file"));
+        let failed = Error::new(Kind::Rules, "running iptables-restore").because("no such file");
+        let error = choice.explain(failed.with_undo(Error::new(Kind::Io, "removing a mark")));
         assert_eq!(error.kind(), Kind::Rules);
         assert_eq!(
             error.details(),
-            "no backend works; ebpf: attach sk_lookup: no; iptables: running iptables-restore: no such file"
+            "no backend works; ebpf: attach sk_lookup: no; iptables: running iptables-restore: no such file; \
+             undo: removing a mark"
         );
         let error = Choice::Ebpf.explain(Error::new(Kind::Load, "loading"));
         assert_eq!(error.details(), "loading");

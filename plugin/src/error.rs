@@ -181,6 +181,13 @@ impl Error {
         self
     }
 
+    /// The same, said to have been tried as part of something.
+    #[must_use]
+    pub fn within(mut self, whole: &str) -> Self {
+        self.tried = format!("{whole}: {}", self.tried).into();
+        self
+    }
+
     /// What sort of error this is.
     pub const fn kind(&self) -> Kind {
         self.kind

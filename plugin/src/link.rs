@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
@@ -121,7 +121,10 @@ pub fn loopback_with(addresses: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
         let mut taken = Vec::new();
         for ip in addresses {
             let length = if ip.is_ipv4() { 32 } else { 128 };
-            match handle.address().add(LOOPBACK, *ip, length).execute().await {
+            let mut request = handle.address().add(LOOPBACK, *ip, length);
+            // Without this an address is of no use for a moment, on the loopback interface too.
+            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            match request.execute().await {
                 Err(rtnetlink::Error::NetlinkError(error))
                     if ip.is_ipv6() && ABSENT.contains(&error.raw_code()) => {}
                 added => {

@@ -288,7 +288,6 @@ fn the_configuration() {
         ("mesh linkerd", |c| c["mesh"] = json!("linkerd"), 2, &["mesh", "linkerd"]),
         ("mesh kuma", |c| c["mesh"] = json!("kuma"), 2, &["mesh", "kuma"]),
         ("mesh consul", |c| c["mesh"] = json!("consul"), 2, &["mesh", "consul"]),
-        ("backend iptables", |c| c["backend"] = json!("iptables"), 2, &["backend", "iptables"]),
         ("dns", |c| c["dns"] = json!(true), 2, &["dns", "true"]),
         ("udp block", |c| c["udp"] = json!("block"), 2, &["udp", "block"]),
         ("beforeProxy bypass", |c| c["beforeProxy"] = json!("bypass"), 2, &["beforeProxy", "bypass"]),

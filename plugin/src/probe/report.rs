@@ -128,7 +128,7 @@ impl From<Fault> for Failure {
 
 /// Errors that say something of the moment and nothing of the kernel.
 fn is_transient(errno: i32) -> bool {
-    const MOMENTARY: [i32; 10] = [
+    const MOMENTARY: [i32; 12] = [
         libc::ENOMEM,
         libc::EAGAIN,
         libc::EINTR,
@@ -139,6 +139,9 @@ fn is_transient(errno: i32) -> bool {
         libc::EBUSY,
         libc::ETIMEDOUT,
         libc::ECHILD,
+        // In a namespace that nobody else is in.
+        libc::EADDRNOTAVAIL,
+        libc::EADDRINUSE,
     ];
     MOMENTARY.contains(&errno)
 }

@@ -349,7 +349,6 @@ fn what_is_not_json_touches_nothing() {
 fn values_that_are_not_there_yet() {
     for (key, value) in [
         ("mesh", json!("linkerd")),
-        ("backend", json!("iptables")),
         ("dns", json!(true)),
         ("udp", json!("block")),
         ("beforeProxy", json!("bypass")),
