@@ -4,6 +4,7 @@
 
 #![expect(clippy::panic, reason = "a test that cannot be judged must fail")]
 
+mod host;
 mod life;
 #[path = "../netns/mesh.rs"]
 #[expect(dead_code, reason = "made for another suite, which needs more of it")]

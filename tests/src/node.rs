@@ -93,8 +93,20 @@ impl Node {
     /// A pod with a cgroup, marked as meshed, that the plugin has not seen yet.
     pub fn pod(&self, world: &World, shape: Shape) -> Pod {
         let number = self.number();
+        let netns = Netns::new(self.scratch.dir(), &format!("pod{number}"));
+        self.pod_in(netns, world, shape, number)
+    }
+
+    /// The same with a user namespace of its own, whose ids begin at `first` outside.
+    pub fn pod_of_user_namespace(&self, world: &World, shape: Shape, first: u32) -> Pod {
+        let number = self.number();
+        let netns = Netns::of_user_namespace(self.scratch.dir(), &format!("pod{number}"), first);
+        self.pod_in(netns, world, shape, number)
+    }
+
+    fn pod_in(&self, netns: Netns, world: &World, shape: Shape, number: u32) -> Pod {
         let uid = format!("9f1c2d3e-0000-4000-8000-{number:012}");
-        let netns = net::wire(self.scratch.dir(), &format!("pod{number}"), world, &shape, number);
+        let netns = net::wire(netns, world, &shape, number);
         let mut annotations = BTreeMap::new();
         annotations.insert("shunt-cni.io/intercept".to_owned(), "true".to_owned());
         Pod {

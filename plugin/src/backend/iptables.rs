@@ -152,7 +152,7 @@ fn seen(held: &Held, tools: &Tools, before: Option<Flavour>) -> Seen {
 /// The host's tools; one whose name says nothing is asked for its version.
 fn tools(deadline: Instant) -> Tools {
     let ask = |tool: &Tool| {
-        let run = Run { tool, arguments: &["--version"], input: "" };
+        let run = Run { tool, arguments: &["--version"], input: "", writes: false };
         Room::plain(deadline.min(Instant::now() + PATIENCE)).run(&[run]).ok()?.pop()
     };
     Tools::find(std::env::var_os("PATH"), ask)

@@ -348,7 +348,13 @@ impl Render<'_> {
     }
 }
 
-fn table(name: &str, chains: Chains, jumps: &[(&str, String)]) -> Table {
+fn table(name: &str, mut chains: Chains, jumps: &[(&str, String)]) -> Table {
+    // A chain that nothing was written into is led to all the same.
+    for target in jumps.iter().filter_map(|(_, rule)| rule.rsplit(' ').next()) {
+        if !chains.0.iter().any(|chain| chain.name == target) {
+            chains.0.push(Chain { name: target.to_owned(), rules: Vec::new() });
+        }
+    }
     let jumps = jumps.iter().map(|(from, rule)| Jump { from: (*from).to_owned(), rule: rule.clone() });
     Table { name: name.to_owned(), chains: chains.0, jumps: jumps.collect() }
 }

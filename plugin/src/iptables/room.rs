@@ -87,6 +87,9 @@ pub struct Run<'a> {
     pub arguments: &'a [&'a str],
     /// Its standard input.
     pub input: &'a str,
+    /// Whether it writes rules: then it runs in the pod's user namespace. Reading there may be forbidden: the list of legacy tables
+    /// belongs to the host's root if the namespace was made before its ids were mapped.
+    pub writes: bool,
 }
 
 /// Most that a tool may print.
@@ -130,7 +133,7 @@ impl Room {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        prepare(&mut command, self.userns.as_ref());
+        prepare(&mut command, self.userns.as_ref().filter(|_| run.writes));
         let mut child = command.spawn().tried(what)?;
         let pipes = child.stdout.take().map(OwnedFd::from).zip(child.stderr.take().map(OwnedFd::from));
         let running = |output: OwnedFd, error: OwnedFd| -> io::Result<(Pipe, Pipe)> {

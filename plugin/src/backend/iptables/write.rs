@@ -20,7 +20,7 @@ pub(super) fn read(room: &Room, set: &Set, families: &[Family]) -> Outcome<Vec<S
     let runs: Vec<Run<'_>> = families
         .iter()
         .filter_map(|family| set.tool(*family, Job::Save))
-        .map(|tool| Run { tool, arguments: &[], input: "" })
+        .map(|tool| Run { tool, arguments: &[], input: "", writes: false })
         .collect();
     room.run(&runs)?.iter().map(|text| Saved::parse(text)).collect()
 }
@@ -85,7 +85,7 @@ impl Writer<'_> {
             .zip(&texts)
             .filter(|(_, text)| !text.is_empty())
             .filter_map(|(family, text)| Some((self.set.tool(*family, Job::Restore)?, text)))
-            .map(|(tool, text)| Run { tool, arguments: &["--noflush"], input: text })
+            .map(|(tool, text)| Run { tool, arguments: &["--noflush"], input: text, writes: true })
             .collect();
         self.room.run(&runs).map(|_| ()).failed(Kind::Rules, || "writing the pod's rules")
     }
