@@ -238,7 +238,7 @@ fn the_configuration() {
             config["runtimeConfig"]["io.kubernetes.cri.pod-annotations"][key] = json!(value);
         }
     };
-    let changes: [Change; 27] = [
+    let changes: [Change; 26] = [
         ("an unknown key", |c| c["redirrect"] = json!({}), 7, &["redirrect"]),
         (
             "an unknown key further down",
