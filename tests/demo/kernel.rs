@@ -45,7 +45,7 @@ impl Traces {
         let pins = files(&site.bpf_dir());
         let of_pods = pins.iter().filter(|pin| pin.iter().any(|part| part == "pods")).count();
         let map = pins.iter().find(|pin| pin.file_name().is_some_and(|name| name == "PODS"));
-        let records = files(&site.state_dir())
+        let records = files(&site.state_dir().join("attachments"))
             .into_iter()
             .filter(|file| file.extension().is_some_and(|extension| extension == "json"))
             .count();
