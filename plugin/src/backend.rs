@@ -81,6 +81,8 @@ pub enum Receipt {
         generation: u32,
         /// Stands for the rules that were written.
         digest: String,
+        /// Name of the attachment.
+        name: String,
         /// Path of the namespace at ADD.
         netns: PathBuf,
         /// True if ADD gave the loopback interface the pass-through address `::6`.

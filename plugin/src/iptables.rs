@@ -43,7 +43,7 @@ impl Family {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Flavour {
-    /// nf_tables, through `xtables-nft-multi`.
+    /// `nf_tables`, through `xtables-nft-multi`.
     Nft,
     /// `ip_tables` and `ip6_tables`.
     Legacy,

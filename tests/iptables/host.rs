@@ -25,6 +25,7 @@ fn run(mesh: &Mesh, verb: &str, script: &str) -> (bool, Value, Duration) {
         .envs(mesh.pod.environment("eth0"))
         .env("CNI_COMMAND", verb)
         .env("CNI_PATH", "/opt/cni/bin")
+        .env("TMPDIR", mesh.node.directory())
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -49,7 +50,10 @@ fn no_tools() {
         assert!(!fine, "{verb}");
         assert_eq!(said["code"], code, "{said}");
         let details = said["details"].as_str().unwrap();
-        assert!(details.contains("the host has no iptables-restore") && details.contains("install"), "{details}");
+        assert!(
+            details.contains("the host has no iptables-restore") && details.contains("install"),
+            "{details}"
+        );
     }
     assert_eq!(mesh.node.kept(), [].into(), "a refused ADD leaves nothing");
     let (fine, said, _) = run(&mesh, "STATUS", "true");
@@ -72,7 +76,10 @@ fn the_tools_of_one_flavour_only() {
         meddle(&mesh.pod.netns, other, "*nat\n-A OUTPUT -p tcp --dport 25 -j RETURN\nCOMMIT\n");
         let (fine, said, _) = run(&mesh, "ADD", &script);
         assert!(!fine);
-        assert!(said["details"].as_str().unwrap().contains(&format!("no iptables-{other}-restore")), "{said}");
+        assert!(
+            said["details"].as_str().unwrap().contains(&format!("no iptables-{other}-restore")),
+            "{said}"
+        );
     }
 }
 

@@ -2,8 +2,14 @@
 //!
 //! The traffic scene is that of the suite `netns`.
 
-#![expect(clippy::panic, reason = "a test that cannot be judged must fail")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot be judged must fail"
+)]
 
+mod datagrams;
 mod host;
 mod life;
 #[path = "../netns/mesh.rs"]

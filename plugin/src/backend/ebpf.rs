@@ -48,6 +48,7 @@ impl Changes {
     }
 
     /// What only this backend needs.
+    #[must_use]
     pub fn without_passthrough(self) -> Self {
         Self { passthrough: false, ..self }
     }

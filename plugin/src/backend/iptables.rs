@@ -62,7 +62,7 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
     let mut passthrough = false;
     let look = || -> Outcome<Look> {
         let held = held()?;
-        let flavours = chosen(&seen(&held, &tools, before));
+        let flavours = chosen(&seen(held, &tools, before));
         if let Ok(flavours) = &flavours
             && earlier.is_none()
         {
@@ -91,6 +91,7 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
             v6: families.contains(&Family::V6),
             generation,
             digest,
+            name: name.clone(),
             netns: job.netns.path().to_owned(),
             passthrough: passthrough || before.passthrough(),
         })
@@ -138,7 +139,7 @@ fn only_flavour(mark: &Mark) -> Option<Flavour> {
     }
 }
 
-fn seen(held: &Held, tools: &Tools, before: Option<Flavour>) -> Seen {
+fn seen(held: Held, tools: &Tools, before: Option<Flavour>) -> Seen {
     Seen {
         legacy_tables: held.legacy_tables,
         nft_tables: held.nft_tables == Some(true),
@@ -283,14 +284,11 @@ fn clean(netns: &Netns, flavours: &[Flavour]) -> Result<(), Error> {
 
 /// See [`super::revert`].
 pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<(), Error> {
-    let Receipt::Iptables { flavour, netns: path, .. } = receipt else {
+    let Receipt::Iptables { flavour, name, netns: path, .. } = receipt else {
         return Ok(());
     };
-    let marks = Marks::new(places.state_dir);
-    let names = marks.names().failed(Kind::Io, || "listing the marks of rules")?;
-    let others =
-        names.iter().filter_map(|name| marks.read(name)).any(|mark| mark.identity == netns.identity());
-    if others {
+    let peers = Marks::new(places.state_dir).peers(name, netns.identity());
+    if !peers.failed(Kind::Io, || "reading the marks of the container's rules")?.is_empty() {
         return Ok(());
     }
     // The path of ADD may be gone while the namespace is not; then the rules are still there.
@@ -321,7 +319,7 @@ pub fn prepare(deadline: Instant) -> Result<(), Error> {
         Netns::scratch().failed(Kind::NotAvailable, || "making a network namespace to try rules in")?;
     let look = || -> Outcome<Look> {
         let held = held()?;
-        Ok(Look { held, flavours: chosen(&seen(&held, &tools, None)), has_address: true })
+        Ok(Look { held, flavours: chosen(&seen(held, &tools, None)), has_address: true })
     };
     inside(&netns, deadline, look, |room, look| Ok(put(room, &tools, &wanted, look, false)))
         .failed(Kind::NotAvailable, || "working in a network namespace of its own")?

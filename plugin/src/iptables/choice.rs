@@ -7,12 +7,13 @@ use super::Flavour;
 
 /// What a namespace and the host have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "observations, each on its own")]
 pub struct Seen {
     /// Tables of `ip_tables` or `ip6_tables` in the namespace.
     pub legacy_tables: bool,
-    /// Tables of nf_tables in the namespace that iptables could have made.
+    /// Tables of `nf_tables` in the namespace that iptables could have made.
     pub nft_tables: bool,
-    /// The kernel answers for nf_tables.
+    /// The kernel answers for `nf_tables`.
     pub nft_kernel: bool,
     /// The host has all tools of the nft flavour.
     pub nft_tools: bool,
@@ -23,7 +24,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    const fn has(&self, flavour: Flavour) -> bool {
+    const fn has(self, flavour: Flavour) -> bool {
         match flavour {
             Flavour::Nft => self.nft_tools,
             Flavour::Legacy => self.legacy_tools,

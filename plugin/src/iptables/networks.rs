@@ -33,21 +33,21 @@ pub fn reduced(list: &[IpNetwork]) -> Vec<IpNetwork> {
 }
 
 /// Cuts a [`reduced`] list into groups of at most [`FLAT`].
-pub fn grouped(list: &[IpNetwork]) -> Vec<Group> {
+pub fn grouped(reduced: &[IpNetwork]) -> Vec<Group> {
     let mut groups = Vec::new();
-    let mut waiting = vec![list];
-    // In order: the left half is taken from the end of the list before the right one.
-    while let Some(part) = waiting.pop() {
-        let (Some(first), Some(last)) = (part.first(), part.last()) else { continue };
+    let mut waiting = vec![reduced];
+    // In order: the left half is taken from the end before the right one.
+    while let Some(run) = waiting.pop() {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
         let length = common(first, last);
-        if part.len() <= FLAT {
+        if run.len() <= FLAT {
             if let Ok(prefix) = IpNetwork::new(first.network(), length) {
                 let prefix = IpNetwork::new(prefix.network(), length).unwrap_or(prefix);
-                groups.push(Group { prefix, networks: part.to_vec() });
+                groups.push(Group { prefix, networks: run.to_vec() });
             }
             continue;
         }
-        let (left, right) = part.split_at(part.partition_point(|network| !bit(network, length)));
+        let (left, right) = run.split_at(run.partition_point(|network| !bit(network, length)));
         waiting.push(right);
         waiting.push(left);
     }

@@ -19,7 +19,7 @@ use crate::fault::{Fault, Outcome, Tried as _};
 pub struct Held {
     /// Tables of `ip_tables` or `ip6_tables`.
     pub legacy_tables: bool,
-    /// Tables of nf_tables with the names that iptables uses; none when the kernel has no nf_tables.
+    /// Tables of `nf_tables` with the names that iptables uses; none when the kernel has no `nf_tables`.
     pub nft_tables: Option<bool>,
     /// The kernel has IPv6.
     pub v6: bool,
@@ -63,7 +63,7 @@ const HEADER: usize = 16;
 const HEADERS: usize = HEADER + 4;
 const PATIENCE: TimeVal = TimeVal::new(1, 0);
 
-/// Asks nf_tables for its tables. None: the kernel does not know the question.
+/// Asks `nf_tables` for its tables. None: the kernel does not know the question.
 fn nft_tables() -> Outcome<Option<bool>> {
     let what = || "ask the kernel for nf_tables' tables";
     let open = || {

@@ -52,8 +52,8 @@ fn expressible(plan: &Plan) -> Result<(), Error> {
         );
     }
     for name in &plan.exclude_interfaces {
-        let plain = |c: char| c.is_ascii_alphanumeric() || PLAIN.contains(c);
-        if !name.chars().all(plain) || name.starts_with('-') {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || PLAIN.contains(c);
+        if !name.chars().all(is_plain) || name.starts_with('-') {
             return refused(format!(
                 "interface name {name:?} (excludeInterfaces) cannot be written in a rule"
             ));
@@ -174,7 +174,7 @@ impl Render<'_> {
             pass(&format!("-o {name}"));
         }
         self.proxy().chain(self.excluded_users()).for_each(|who| pass(&who));
-        self.many().for_each(|whom| pass(whom));
+        self.many().for_each(&mut pass);
         pass("-m conntrack --ctdir REPLY");
         self.outbound_lists(&mut chains, chain, "udp", "-j DROP");
         Some(table("filter", chains, &[("OUTPUT", "-p udp -j SHUNT_UDP".to_owned())]))
@@ -248,7 +248,7 @@ impl Render<'_> {
             pass(&format!("-o {name}"));
         }
         self.proxy().chain(self.excluded_users()).for_each(|who| pass(&who));
-        self.many().for_each(|whom| pass(whom));
+        self.many().for_each(pass);
         for server in self.servers(dns) {
             chains.rule(chain, joined(&[&server, "-p udp", &redirect(dns.port)]));
         }

@@ -182,7 +182,9 @@ mod tests {
     fn names_and_what_they_point_to() {
         let dir = tempfile::tempdir().unwrap();
         let directories = [dir.path().join("a"), dir.path().join("b")];
-        directories.iter().for_each(|directory| fs::create_dir(directory).unwrap());
+        for directory in &directories {
+            fs::create_dir(directory).unwrap();
+        }
         let never = |_: &Tool| -> Option<String> { panic!("nobody is to be asked") };
         assert_eq!(Tools::find_in(&directories, never), Tools::default());
 

@@ -38,7 +38,7 @@ pub(super) enum End {
 pub(super) fn walk(rules: &Rules, table: &str, base: &str, packet: &Packet) -> End {
     let Some(table) = rules.tables.iter().find(|known| known.name == table) else { return End::Accept };
     for jump in table.jumps.iter().filter(|jump| jump.from == base) {
-        if let Some(end) = apply(table, &jump.rule, packet).and_then(|step| step.end()) {
+        if let Some(end) = apply(table, &jump.rule, packet).and_then(Step::end) {
             return end;
         }
     }

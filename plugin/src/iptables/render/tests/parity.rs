@@ -195,13 +195,13 @@ fn a_plan() -> impl Strategy<Value = Plan> {
     let rest =
         (ids(), ids(), interfaces, prop::option::of(Just(15008)), any::<bool>(), a_dns(), any::<bool>());
     (outbound, inbound, rest).prop_map(|(outbound, inbound, rest)| {
-        let (exempt_uids, exempt_gids, exclude_interfaces, tunnel_port, self_calls, dns, block) = rest;
+        let (uids, gids, exclude_interfaces, tunnel_port, self_calls, dns, block) = rest;
         Plan {
             mesh: Mesh::Custom,
             outbound_port: 15001,
             inbound_port: 15006,
-            exempt_uids,
-            exempt_gids,
+            exempt_uids: uids,
+            exempt_gids: gids,
             outbound,
             inbound,
             exclude_interfaces,
