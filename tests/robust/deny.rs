@@ -7,11 +7,15 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-const LOAD_NUMBER: libc::sock_filter =
-    libc::sock_filter { code: (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, jt: 0, jf: 0, k: 0 };
+/// `BPF_LD | BPF_W | BPF_ABS`, of the first word of `struct seccomp_data`: the system call's number.
+const LOAD_NUMBER: libc::sock_filter = libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 };
+/// `BPF_JMP | BPF_JEQ | BPF_K`
+const EQUAL: u16 = 0x15;
+/// `BPF_RET | BPF_K`
+const RETURN: u16 = 0x06;
 
 const fn answer(k: u32) -> libc::sock_filter {
-    libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k }
+    libc::sock_filter { code: RETURN, jt: 0, jf: 0, k }
 }
 
 /// Makes these system calls fail with EPERM in the program to come.
@@ -22,9 +26,8 @@ pub(crate) fn deny(command: &mut Command, calls: &[i64]) {
     let mut filter = vec![LOAD_NUMBER];
     for call in calls {
         let k = u32::try_from(*call).expect("a system call's number");
-        let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
         // Not this one: skip the refusal.
-        filter.push(libc::sock_filter { code: equal, jt: 0, jf: 1, k });
+        filter.push(libc::sock_filter { code: EQUAL, jt: 0, jf: 1, k });
         filter.push(answer(libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()));
     }
     filter.push(answer(libc::SECCOMP_RET_ALLOW));

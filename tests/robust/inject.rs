@@ -161,6 +161,30 @@ fn the_first_add_of_a_node_meets_an_error_while_it_loads() {
     });
 }
 
+/// An error in the probe is an answer or none; either way it ends, and the next one finds the node as it was.
+#[test]
+fn a_probe_meets_an_error_at_any_call() {
+    let spots = {
+        let bed = Bed::new();
+        let mut spots = spots(&bed.place().bare("STATUS"), changes);
+        spots.retain(|spot| spot.error == Errno::EPERM || all());
+        spots
+    };
+    in_parallel(spots.len(), |bed, next| {
+        while let Some(spot) = next().and_then(|index| spots.get(index)) {
+            let place = bed.place();
+            let (made, answer, what) = spoilt(&place.bare("STATUS"), changes, *spot);
+            assert!(answer.code.is_some() || is_memory(made.as_ref()), "{what}: {answer}");
+            // Whatever it was taken for is forgotten.
+            let _none = std::fs::remove_file(place.state.join("backend.json"));
+            place.ready();
+            assert!(place.log().contains("ready: ebpf"), "{what}: {}", place.log());
+            let pinned: Vec<_> = std::fs::read_dir(&place.bpf).expect("loaded").collect();
+            assert_eq!(pinned.len(), 1, "{what}: {pinned:?}");
+        }
+    });
+}
+
 #[test]
 fn a_repeated_add_meets_an_error_and_the_pod_stays_captured() {
     let counted = counted();
