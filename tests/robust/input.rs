@@ -289,7 +289,7 @@ fn the_configuration() {
         ("mesh kuma", |c| c["mesh"] = json!("kuma"), 2, &["mesh", "kuma"]),
         ("mesh consul", |c| c["mesh"] = json!("consul"), 2, &["mesh", "consul"]),
         ("backend iptables", |c| c["backend"] = json!("iptables"), 2, &["backend", "iptables"]),
-        ("dns without its port", |c| c["dns"] = json!(true), 7, &["dnsPort"]),
+        ("dns without its port", |c| c["redirect"]["dnsPort"] = json!(null), 7, &["dnsPort"]),
     ];
     for (what, change, code, words) in changes {
         ground.refuses(what, &ground.add().configured(change), code, words);
