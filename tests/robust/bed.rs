@@ -282,7 +282,11 @@ impl Place {
             "type": "shunt",
             "capabilities": { "io.kubernetes.cri.pod-annotations": true, "cgroupPath": true },
             "mesh": "custom",
-            "redirect": { "outboundPort": 15001, "inboundPort": 15006, "proxyUids": [1337] },
+            "redirect": { "outboundPort": 15001, "inboundPort": 15006, "dnsPort": 15053, "proxyUids": [1337] },
+            // All that leaves something behind.
+            "dns": true,
+            "udp": "block",
+            "beforeProxy": "bypass",
             "stateDir": self.state,
             "bpfDir": self.bpf,
             "log": { "level": "debug", "file": self.log },
