@@ -4,10 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 summary=()
-rm -f target/test.count
+rm -f target/test.count target/cases.txt
 finish() {
     echo
     printf '%s\n' "${summary[@]}"
+    if [ -f target/cases.txt ]; then tail -n 1 target/cases.txt; fi
     if [ -f target/test.count ]; then cat target/test.count; fi
 }
 for stage in "$@"; do

@@ -38,9 +38,10 @@ fi
 mkdir -p target/bpf
 new=target/bpf/.shunt.bpf.o
 cp "target/bpf/$BPF_TARGET/release/shunt-bpf" "$new"
-# DWARF has done its work; the loader reads BTF only.
+# DWARF has done its work: the loader reads BTF only, and of that the types. Source lines for each instruction would be half of
+# the object, which is in the plugin as it is.
 if [ -n "$OBJCOPY" ]; then
-    "$OBJCOPY" --strip-debug "$new"
+    "$OBJCOPY" --strip-debug --remove-section=.BTF.ext --remove-section=.rel.BTF.ext "$new"
 else
     echo 'no rust-objcopy: the kernel object keeps its debug sections'
 fi

@@ -1,12 +1,13 @@
-//! Binding: marks sockets of the proxy, and lets an app bind a port that proxied connections hold.
+//! Binding: marks sockets of the proxy and servers of UDP, and lets an app bind a port that proxied connections hold.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::bpf_setsockopt;
 use aya_ebpf::programs::SockAddrContext;
 use shunt_abi::{Address, SocketState, decide, role};
 
-use crate::connect::meshed;
+use crate::connect::{Kind, kind, meshed};
 use crate::context;
+use crate::datagram;
 use crate::maps::{PodRules, SOCKETS};
 
 const SOL_SOCKET: i32 = 1;
@@ -25,10 +26,16 @@ pub(crate) fn reuse_address(ctx: *mut core::ffi::c_void) {
 /// Both families.
 #[inline(always)]
 pub(crate) fn bind(ctx: &SockAddrContext) {
+    let kind = kind(ctx.sock_addr);
+    if kind == Kind::Other {
+        return;
+    }
     let Some((cookie, pod)) = meshed(ctx) else {
         return;
     };
-    if decide::exempt(pod, &PodRules(cookie), ctx.uid(), ctx.gid()) {
+    if kind == Kind::Datagram {
+        datagram::bind(ctx);
+    } else if decide::exempt(pod, &PodRules(cookie), ctx.uid(), ctx.gid()) {
         mark(ctx);
     } else if context::user_port(ctx.sock_addr) != 0 {
         reuse_address(ctx.as_ptr());

@@ -1,17 +1,20 @@
 //! Outbound connections: sends a captured one to the pod's own address and a virtual port.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
+use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_get_netns_cookie};
 use aya_ebpf::programs::SockAddrContext;
 use shunt_abi::decide::{self, Outbound, Verdict};
 use shunt_abi::{Address, PodConfig, Reason, SocketState, role, virtual_port};
 
 use crate::context::{self, read};
+use crate::datagram;
 use crate::maps::{self, PodRules, ROTATION, SOCKETS};
 
 const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
 const IPPROTO_MPTCP: u32 = 262;
 
 /// Lets the connection go on, changed or not.
@@ -19,56 +22,81 @@ const ALLOW: i32 = 1;
 /// EPERM for the caller.
 const REFUSE: i32 = 0;
 
-/// True for TCP in any guise.
-#[inline(always)]
-pub(crate) fn is_tcp(ctx: *const bpf_sock_addr) -> bool {
-    let protocol = read!(bpf_sock_addr, ctx, protocol);
-    read!(bpf_sock_addr, ctx, type_) == SOCK_STREAM && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP)
+/// What we have to do with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// TCP in any guise.
+    Stream,
+    /// UDP, but not UDP-Lite and not ICMP's datagrams.
+    Datagram,
+    /// Not ours.
+    Other,
 }
 
-/// IPv4 sockets.
+/// The kind of a socket.
+#[inline(always)]
+pub(crate) fn kind(ctx: *const bpf_sock_addr) -> Kind {
+    let protocol = read!(bpf_sock_addr, ctx, protocol);
+    match read!(bpf_sock_addr, ctx, type_) {
+        SOCK_STREAM if protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP => Kind::Stream,
+        SOCK_DGRAM if protocol == IPPROTO_UDP => Kind::Datagram,
+        _ => Kind::Other,
+    }
+}
+
+/// IPv4 sockets; UDP of an IPv6 socket too, when it is given an IPv4 address.
 #[inline(always)]
 pub(crate) fn over4(ctx: &SockAddrContext) -> i32 {
-    match meshed(ctx) {
-        Some((cookie, pod)) => {
-            let sent = connect(ctx, cookie, pod, context::user4(ctx.sock_addr));
-            apply(sent, |address, port| context::set_user4(ctx.sock_addr, address, port))
-        }
-        None => ALLOW,
-    }
+    let sent = routed(ctx, || context::user4(ctx.sock_addr));
+    apply(sent, |address, port| context::set_user4(ctx.sock_addr, address, port))
 }
 
 /// IPv6 sockets, v4-mapped destinations too.
 #[inline(always)]
 pub(crate) fn over6(ctx: &SockAddrContext) -> i32 {
-    match meshed(ctx) {
-        Some((cookie, pod)) => {
-            let sent = connect(ctx, cookie, pod, context::user6(ctx.sock_addr));
-            apply(sent, |address, port| context::set_user6(ctx.sock_addr, address, port))
-        }
-        None => ALLOW,
+    let sent = routed(ctx, || context::user6(ctx.sock_addr));
+    apply(sent, |address, port| context::set_user6(ctx.sock_addr, address, port))
+}
+
+#[inline(always)]
+fn routed(ctx: &SockAddrContext, destination: impl FnOnce() -> Address) -> Sent {
+    let kind = kind(ctx.sock_addr);
+    if kind == Kind::Other {
+        return Sent::AsAsked;
+    }
+    let Some((cookie, pod)) = meshed(ctx) else {
+        return Sent::AsAsked;
+    };
+    if kind == Kind::Stream {
+        connect(ctx, cookie, pod, destination())
+    } else if datagram::concerns(pod) {
+        datagram::connect(ctx, cookie, pod, destination())
+    } else {
+        Sent::AsAsked
     }
 }
 
-/// The pod of a TCP socket. The early way out of everything that is not ours.
+/// The pod of a socket.
 #[inline(always)]
 pub(crate) fn meshed(ctx: &SockAddrContext) -> Option<(u64, &'static PodConfig)> {
-    if !is_tcp(ctx.sock_addr) {
-        return None;
-    }
     // SAFETY: the helper takes the context it is called with; the cookie is that of the socket's namespace.
     let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     Some((cookie, maps::pod(cookie)?))
 }
 
-enum Sent {
+/// What a program makes of an address.
+pub(crate) enum Sent {
+    /// Leaves it.
     AsAsked,
+    /// Gives the caller an error.
     Refused,
+    /// Puts another in its place.
     To(Address, u16),
 }
 
+/// Does it.
 #[inline(always)]
-fn apply(sent: Sent, rewrite: impl FnOnce(Address, u16)) -> i32 {
+pub(crate) fn apply(sent: Sent, rewrite: impl FnOnce(Address, u16)) -> i32 {
     match sent {
         Sent::AsAsked => ALLOW,
         Sent::Refused => REFUSE,
@@ -82,22 +110,21 @@ fn apply(sent: Sent, rewrite: impl FnOnce(Address, u16)) -> i32 {
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, destination: Address) -> Sent {
     let port = context::user_port(ctx.sock_addr);
-    // SAFETY: `sk` is a field of the context; the verifier knows it as a socket.
-    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    let sk = context::socket(ctx.sock_addr);
     // SAFETY: storage of the context's own socket.
     let known = unsafe { SOCKETS.get_ptr_mut(ctx) };
     if !known.is_null() && forget(known, destination, port) {
         maps::count(cookie, Reason::AlreadyCaptured);
         return Sent::AsAsked;
     }
-    let source_port = read!(bpf_sock, sk, src_port) as u16;
+    let source_port = context::local_port(sk);
     let connection = Outbound {
         uid: ctx.uid(),
         gid: ctx.gid(),
         destination,
         port,
         source: context::local_address(sk),
-        before_proxy: false,
+        before_proxy: maps::before_proxy(cookie, pod),
     };
     let verdict = decide::outbound(pod, &PodRules(cookie), &connection);
     maps::count(cookie, verdict.reason());

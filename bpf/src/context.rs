@@ -90,6 +90,46 @@ pub(crate) fn set_user6(ctx: *mut bpf_sock_addr, address: Address, port: u16) {
     write!(ctx, user_port, u32::from(port.to_be()));
 }
 
+/// The source address UDP to an address is sent from, IPv4; 0.0.0.0 lets the route decide.
+#[inline(always)]
+pub(crate) fn source4(ctx: *const bpf_sock_addr) -> Address {
+    Address::v4(read!(bpf_sock_addr, ctx, msg_src_ip4))
+}
+
+/// The same, IPv6.
+#[inline(always)]
+pub(crate) fn source6(ctx: *const bpf_sock_addr) -> Address {
+    read6!(bpf_sock_addr, ctx, msg_src_ip6)
+}
+
+/// Replaces it, IPv4.
+#[inline(always)]
+pub(crate) fn set_source4(ctx: *mut bpf_sock_addr, address: Address) {
+    write!(ctx, msg_src_ip4, address.0[3]);
+}
+
+/// The same, IPv6.
+#[inline(always)]
+pub(crate) fn set_source6(ctx: *mut bpf_sock_addr, address: Address) {
+    write!(ctx, msg_src_ip6[0], address.0[0]);
+    write!(ctx, msg_src_ip6[1], address.0[1]);
+    write!(ctx, msg_src_ip6[2], address.0[2]);
+    write!(ctx, msg_src_ip6[3], address.0[3]);
+}
+
+/// The socket of a `sock_addr` program.
+#[inline(always)]
+pub(crate) fn socket(ctx: *const bpf_sock_addr) -> *const bpf_sock {
+    // SAFETY: `sk` is a field of the context; the verifier knows it as a socket.
+    unsafe { (*ctx).__bindgen_anon_1.sk }
+}
+
+/// The port it is bound to, of its own or the kernel's choice, host order.
+#[inline(always)]
+pub(crate) fn local_port(sk: *const bpf_sock) -> u16 {
+    read!(bpf_sock, sk, src_port) as u16
+}
+
 /// Remote address of a socket.
 #[inline(always)]
 pub(crate) fn remote_address(sk: *const bpf_sock) -> Address {

@@ -27,6 +27,8 @@ mod connect;
 #[cfg(target_arch = "bpf")]
 mod context;
 #[cfg(target_arch = "bpf")]
+mod datagram;
+#[cfg(target_arch = "bpf")]
 mod getpeername;
 #[cfg(target_arch = "bpf")]
 mod getsockopt;
@@ -44,7 +46,7 @@ mod entry {
     };
     use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext, SockoptContext};
 
-    use crate::{bind, connect, getpeername, getsockopt, lookup as socket_lookup, sockops};
+    use crate::{bind, connect, datagram, getpeername, getsockopt, lookup as socket_lookup, sockops};
 
     /// Outbound IPv4.
     #[cgroup_sock_addr(connect4)]
@@ -56,6 +58,32 @@ mod entry {
     #[cgroup_sock_addr(connect6)]
     pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
         connect::over6(&ctx)
+    }
+
+    /// UDP to an address, IPv4 and v4-mapped.
+    #[cgroup_sock_addr(sendmsg4)]
+    pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
+        datagram::send4(&ctx)
+    }
+
+    /// UDP to an address, IPv6.
+    #[cgroup_sock_addr(sendmsg6)]
+    pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
+        datagram::send6(&ctx)
+    }
+
+    /// Whom UDP comes from, for an IPv4 socket.
+    #[cgroup_sock_addr(recvmsg4)]
+    pub(crate) fn recvmsg4(ctx: SockAddrContext) -> i32 {
+        datagram::receive4(&ctx);
+        1
+    }
+
+    /// Whom UDP comes from, for an IPv6 socket.
+    #[cgroup_sock_addr(recvmsg6)]
+    pub(crate) fn recvmsg6(ctx: SockAddrContext) -> i32 {
+        datagram::receive6(&ctx);
+        1
     }
 
     /// The app's view of its peer, IPv4.

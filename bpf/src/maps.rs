@@ -6,8 +6,8 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::macros::btf_map;
 use shunt_abi::{
-    Counters, ListenerKey, Pair, PairKey, PodConfig, PodKey, Reason, Rule, RuleKey, SocketState, TrieKey,
-    decide::Rules,
+    Counters, DatagramState, ListenerKey, Pair, PairKey, PodConfig, PodKey, Reason, Rule, RuleKey,
+    SocketState, TrieKey, decide::Rules, flag,
 };
 
 /// Pods of one node.
@@ -29,6 +29,10 @@ pub(crate) static PAIRS: LruHashMap<PairKey, Pair, 65536> = LruHashMap::new();
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<SocketState> = SkStorage::new();
 #[btf_map]
+pub(crate) static DATAGRAMS: SkStorage<DatagramState> = SkStorage::new();
+#[btf_map]
+pub(crate) static SEEN: HashMap<PodKey, u32, POD_LIMIT, NO_PREALLOC> = HashMap::new();
+#[btf_map]
 pub(crate) static ROTATION: PerCpuArray<u32, 1> = PerCpuArray::new();
 
 /// The configuration of a pod; `None` for a namespace that is not ours.
@@ -36,6 +40,13 @@ pub(crate) static ROTATION: PerCpuArray<u32, 1> = PerCpuArray::new();
 pub(crate) fn pod(cookie: PodKey) -> Option<&'static PodConfig> {
     // SAFETY: entries are not preallocated, so one that is removed meanwhile stays readable until the program ends (RCU).
     unsafe { PODS.get(cookie) }
+}
+
+/// True if connections of the pod's app pass because its proxy has never listened.
+#[inline(always)]
+pub(crate) fn before_proxy(cookie: PodKey, pod: &PodConfig) -> bool {
+    // SAFETY: as above; only whether there is an entry matters.
+    pod.flags & flag::BYPASS_BEFORE_PROXY != 0 && unsafe { SEEN.get(cookie) }.is_none()
 }
 
 /// One pod's rules.

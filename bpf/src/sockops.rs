@@ -2,19 +2,22 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE,
-    BPF_TCP_SYN_SENT, bpf_sock_ops,
+    BPF_ANY, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+    BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock_ops,
 };
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get, bpf_sock_hash_update};
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_sk_storage_get, bpf_sock_hash_update,
+};
 use aya_ebpf::programs::SockOpsContext;
 use shunt_abi::{
-    Address, LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, Reason, SocketState, role, slot, virtual_port,
+    Address, LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, Reason, SocketState, flag, role, slot,
+    virtual_port,
 };
 
 use crate::bind::reuse_address;
 use crate::context::{AF_INET, read, read6};
-use crate::maps::{self, LISTENERS, PAIRS, SOCKETS};
+use crate::maps::{self, LISTENERS, PAIRS, SEEN, SOCKETS};
 
 /// Called about nine times for each loopback connection, so the switch comes first.
 #[inline(always)]
@@ -162,6 +165,8 @@ fn listening(ctx: &SockOpsContext) {
         slot::OUTBOUND
     } else if port == u32::from(config.inbound_port) {
         slot::INBOUND
+    } else if config.flags & flag::DNS != 0 && port == u32::from(config.dns_port) {
+        slot::DNS
     } else {
         return;
     };
@@ -169,23 +174,43 @@ fn listening(ctx: &SockOpsContext) {
         Some(state) if state.role & role::PROXY != 0 => {}
         _ => return,
     }
+    if slot == slot::OUTBOUND {
+        // Before the listener is there to be found: from here on, no proxy means no connection. Full is not possible: there is
+        // room for as many pods as in `PODS`.
+        let _seen = SEEN.insert(&pod, &1, 0);
+    }
     reuse_address(ctx.as_ptr());
+    // Half of the places for each family: many workers of one must not leave the other without.
+    let half = LISTENERS_PER_SLOT / 2;
+    let first = if read!(bpf_sock_ops, ctx.ops, family) == AF_INET { 0 } else { half };
     let mut index = 0;
-    while index < LISTENERS_PER_SLOT {
-        let mut key = ListenerKey { pod, slot, index };
-        // SAFETY: the context and map of this program, and a key of the map's type.
-        let result = unsafe {
-            bpf_sock_hash_update(
-                ctx.ops,
-                core::ptr::from_ref(&LISTENERS).cast_mut().cast(),
-                (&raw mut key).cast(),
-                u64::from(BPF_NOEXIST),
-            )
-        };
-        if result == 0 {
+    while index < half {
+        if register(ctx, ListenerKey { pod, slot, index: first + index }, BPF_NOEXIST) {
             maps::count(pod, Reason::ListenerAdded);
             return;
         }
         index += 1;
     }
+    // All taken: by workers of the same group, or by a process that this one takes over from. The oldest stays, in case it is
+    // this one that goes first; another makes room, in case it is not.
+    // SAFETY: takes no argument.
+    let any = unsafe { bpf_get_prandom_u32() };
+    if register(ctx, ListenerKey { pod, slot, index: first + 1 + any % (half - 1) }, BPF_ANY) {
+        maps::count(pod, Reason::ListenerAdded);
+    }
+}
+
+/// Puts the event's socket into the map of listeners.
+#[inline(always)]
+fn register(ctx: &SockOpsContext, mut key: ListenerKey, flags: u32) -> bool {
+    // SAFETY: the context and map of this program, and a key of the map's type.
+    let result = unsafe {
+        bpf_sock_hash_update(
+            ctx.ops,
+            core::ptr::from_ref(&LISTENERS).cast_mut().cast(),
+            (&raw mut key).cast(),
+            u64::from(flags),
+        )
+    };
+    result == 0
 }

@@ -3,14 +3,17 @@
 //! A backend installs, verifies and removes; what it did is its receipt, enough to check and to undo it.
 
 pub mod ebpf;
+pub mod iptables;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use shunt_api::Backend;
 
 use crate::attachment::Attachment;
-use crate::error::Error;
+use crate::error::{Error, Failed as _, Kind};
+use crate::iptables::Flavour;
 use crate::lock::Lock;
 use crate::netns::Netns;
 use crate::plan::Plan;
@@ -37,6 +40,8 @@ pub struct Job<'a> {
     pub pod_uid: Option<&'a str>,
     /// What the pod gets.
     pub plan: &'a Plan,
+    /// What carries it out: never `auto`.
+    pub backend: Backend,
     /// What an earlier ADD of this attachment left.
     pub before: Option<&'a Receipt>,
     /// When the time is up.
@@ -65,15 +70,74 @@ pub enum Receipt {
         reserved_ports: Option<String>,
         /// True if ADD gave the loopback interface the pass-through address `::6`.
         passthrough: bool,
+        /// True if ADD made the IPv6 markers of DNS local (see `shunt_abi::dns`).
+        #[serde(default)]
+        dns_route: bool,
+    },
+    /// The iptables backend.
+    Iptables {
+        /// Which of the kernel's rule stores.
+        flavour: Flavour,
+        /// Whether there are IPv6 rules too: not on a kernel without IPv6.
+        v6: bool,
+        /// Counts the ADDs in the namespace.
+        generation: u32,
+        /// Stands for the rules that were written.
+        digest: String,
+        /// Name of the attachment.
+        name: String,
+        /// Path of the namespace at ADD.
+        netns: PathBuf,
+        /// True if ADD gave the loopback interface the pass-through address `::6`.
+        passthrough: bool,
     },
 }
 
-/// Puts a plan into effect, whole or not at all.
+impl Receipt {
+    /// Which backend it is of.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Ebpf { .. } => "ebpf",
+            Self::Iptables { .. } => "iptables",
+        }
+    }
+}
+
+/// The backend an attachment has from an earlier ADD: as its record says or, where that is lost, by what is found under its name.
+///
+/// # Errors
+/// The pins cannot be listed.
+pub fn held(places: Places<'_>, name: &str, before: Option<&Receipt>) -> Result<Option<Backend>, Error> {
+    match before {
+        Some(Receipt::Ebpf { .. }) => Ok(Some(Backend::Ebpf)),
+        Some(Receipt::Iptables { .. }) => Ok(Some(Backend::Iptables)),
+        None if ebpf::attachments(places)?.iter().any(|known| known == name) => Ok(Some(Backend::Ebpf)),
+        None => Ok(iptables::knows(places, name).then_some(Backend::Iptables)),
+    }
+}
+
+/// Puts a plan into effect, whole or not at all. What the other backend had for the attachment goes when this one is in place.
 ///
 /// # Errors
 /// Of the step that failed. What was there before a first ADD is restored; a repeated one leaves the pod captured.
 pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
-    ebpf::install(places, job)
+    let name = job.attachment.pin_name();
+    if job.backend == Backend::Iptables {
+        let receipt = iptables::install(places, job)?;
+        if ebpf::attachments(places)?.contains(&name) {
+            ebpf::remove(places, &Lock::new(places.state_dir, job.deadline), &name)?;
+        }
+        if let Some(before @ Receipt::Ebpf { .. }) = job.before {
+            let changes = ebpf::Changes::of(before).without_passthrough();
+            changes.revert(job.netns).failed(Kind::Netns, || "giving the namespace its settings back")?;
+        }
+        return Ok(receipt);
+    }
+    let receipt = ebpf::install(places, job)?;
+    if iptables::knows(places, &name) {
+        iptables::remove(places, &name)?;
+    }
+    Ok(receipt)
 }
 
 /// Compares a receipt with what the kernel shows.
@@ -86,7 +150,10 @@ pub fn verify(
     netns: &Netns,
     receipt: &Receipt,
 ) -> Result<(), Error> {
-    ebpf::verify(places, attachment, netns, receipt)
+    match receipt {
+        Receipt::Ebpf { .. } => ebpf::verify(places, attachment, netns, receipt),
+        Receipt::Iptables { .. } => iptables::verify(places, attachment, netns, receipt),
+    }
 }
 
 /// Removes whatever any backend has for an attachment, found by name; nothing there is success.
@@ -94,7 +161,8 @@ pub fn verify(
 /// # Errors
 /// The first thing that could not be removed; the rest is removed all the same.
 pub fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Error> {
-    ebpf::remove(places, locks, name)
+    let rules = iptables::remove(places, name);
+    ebpf::remove(places, locks, name).and(rules)
 }
 
 /// Takes back what ADD changed inside a namespace that outlives its last attachment.
@@ -102,21 +170,36 @@ pub fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Er
 /// # Errors
 /// What could not be taken back.
 pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<(), Error> {
-    ebpf::revert(places, netns, receipt)
+    match receipt {
+        Receipt::Ebpf { .. } => ebpf::revert(places, netns, receipt),
+        Receipt::Iptables { .. } => iptables::revert(places, netns, receipt),
+    }
 }
 
 /// Names of all attachments any backend has something for.
 ///
 /// # Errors
-/// The pins cannot be listed.
+/// The pins or the marks cannot be listed.
 pub fn attachments(places: Places<'_>) -> Result<Vec<String>, Error> {
-    ebpf::attachments(places)
+    let mut names = ebpf::attachments(places)?;
+    names.extend(iptables::attachments(places)?);
+    names.sort();
+    names.dedup();
+    Ok(names)
 }
 
 /// Makes the node ready: what STATUS asks.
 ///
 /// # Errors
 /// Why it cannot intercept.
-pub fn prepare(places: Places<'_>, locks: &Lock<'_>) -> Result<(), Error> {
-    ebpf::prepare(places, locks)
+pub fn prepare(
+    places: Places<'_>,
+    locks: &Lock<'_>,
+    backend: Backend,
+    deadline: Instant,
+) -> Result<(), Error> {
+    match backend {
+        Backend::Iptables => iptables::prepare(deadline),
+        Backend::Ebpf | Backend::Auto => ebpf::prepare(places, locks),
+    }
 }

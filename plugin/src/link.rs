@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use shunt_abi::dns::{MARKER6_PREFIX, marker};
 
 use crate::fault::{Fault, Outcome, Tried as _};
 
@@ -66,51 +67,179 @@ impl Interfaces {
     }
 }
 
-/// Reads the namespace of the calling thread, and with it gives the loopback interface the IPv6 address a proxy binds to hand
-/// inbound traffic on to the app (`::6`): 127.0.0.6 is there without doing anything, its twin is not. True if it had to be added.
+/// What a look at a namespace is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Routes are wanted even where there is no choice of source addresses.
+    pub all_routes: bool,
+    /// The IPv6 markers of DNS queries must be local.
+    pub dns_markers: bool,
+}
+
+/// What was given to a namespace's loopback interface and was not there before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Loopback {
+    /// The address `::6`.
+    pub passthrough: bool,
+    /// The route to the markers.
+    pub dns_route: bool,
+}
+
+/// Reads the namespace of the calling thread, and with it gives the loopback interface what has a twin in IPv4 that is there
+/// without doing anything: the IPv6 address a proxy binds to hand inbound traffic on to the app (`::6`), and, where DNS is
+/// captured, the markers of its queries.
 ///
-/// Routes are read only where they can matter: when there is a choice of source addresses, or `all_routes` asks for them.
-pub fn interfaces_with_passthrough(all_routes: bool) -> Outcome<(Interfaces, bool)> {
+/// Routes are read only where they can matter: when there is a choice of source addresses, or they are wished for.
+pub fn prepared(wishes: Wishes) -> Outcome<(Interfaces, Loopback)> {
     talk(async |handle| {
-        let mut found = read(handle, all_routes).await?;
+        let mut found = read(handle, wishes.all_routes).await?;
+        let mut given = Loopback::default();
+        if !found.has_v6() {
+            return Ok((found, given));
+        }
         let is_passthrough = |address: &OwnAddress| address.ip == IpAddr::V6(PASSTHROUGH);
-        let lo = found.index_of_loopback;
-        if !found.has_v6() || found.addresses.iter().any(is_passthrough) {
-            return Ok((found, false));
+        if !found.addresses.iter().any(is_passthrough) {
+            given.passthrough = add_passthrough(handle, &mut found).await?;
         }
-        match handle.address().add(lo, PASSTHROUGH.into(), 128).execute().await {
-            // IPv6 is switched off on the loopback interface: nothing can be handed on there, with or without the address.
-            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EACCES => {
-                return Ok((found, false));
+        if wishes.dns_markers {
+            match add_markers(handle, found.index_of_loopback).await {
+                Ok(added) => given.dns_route = added,
+                Err(fault) => {
+                    let _first_error_counts = given.take_back(handle).await;
+                    return Err(fault);
+                }
             }
-            added => added.tried(|| format!("add {PASSTHROUGH}/128 to the pod's loopback interface"))?,
         }
-        found.addresses.push(OwnAddress {
-            interface: "lo".to_owned(),
-            ip: PASSTHROUGH.into(),
-            broadcast: None,
-        });
-        Ok((found, true))
+        Ok((found, given))
     })
 }
 
-/// Takes that address away again from the calling thread's namespace; not there is as good.
-pub fn remove_passthrough() -> Outcome<()> {
-    talk(async |handle| {
-        let mut messages = handle.address().get().set_address_filter(PASSTHROUGH.into()).execute();
-        while let Some(message) = messages.try_next().await.tried(|| "list the pod's addresses")? {
-            handle
-                .address()
-                .del(message)
-                .execute()
-                .await
-                .tried(|| format!("remove {PASSTHROUGH} from the pod"))?;
+/// True if it could be added: with IPv6 switched off on the loopback interface nothing can be handed on there, with or without
+/// the address.
+async fn add_passthrough(handle: &Handle, found: &mut Interfaces) -> Outcome<bool> {
+    let lo = found.index_of_loopback;
+    match handle.address().add(lo, PASSTHROUGH.into(), 128).execute().await {
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EACCES => return Ok(false),
+        added => added.tried(|| format!("add {PASSTHROUGH}/128 to the pod's loopback interface"))?,
+    }
+    found.addresses.push(OwnAddress { interface: "lo".to_owned(), ip: PASSTHROUGH.into(), broadcast: None });
+    Ok(true)
+}
+
+/// True if the route to the markers was not there and could be added, as above.
+async fn add_markers(handle: &Handle, lo: u32) -> Outcome<bool> {
+    match handle.route().add(markers(lo)).execute().await {
+        Err(rtnetlink::Error::NetlinkError(error))
+            if matches!(-error.raw_code(), libc::EACCES | libc::EEXIST) =>
+        {
+            Ok(false)
         }
-        Ok(())
+        added => added.map(|()| true).tried(|| {
+            format!("add the local route {}/{MARKER6_PREFIX} to the pod's loopback interface", first_marker())
+        }),
+    }
+}
+
+impl Loopback {
+    /// Takes it away again from the calling thread's namespace; not there is as good.
+    pub fn revert(self) -> Outcome<()> {
+        if self == Self::default() {
+            return Ok(());
+        }
+        talk(async |handle| self.take_back(handle).await)
+    }
+
+    async fn take_back(self, handle: &Handle) -> Outcome<()> {
+        let address = if self.passthrough { remove_passthrough(handle).await } else { Ok(()) };
+        let route = if self.dns_route { remove_markers(handle).await } else { Ok(()) };
+        address.and(route)
+    }
+}
+
+async fn remove_passthrough(handle: &Handle) -> Outcome<()> {
+    let mut messages = handle.address().get().set_address_filter(PASSTHROUGH.into()).execute();
+    while let Some(message) = messages.try_next().await.tried(|| "list the pod's addresses")? {
+        handle
+            .address()
+            .del(message)
+            .execute()
+            .await
+            .tried(|| format!("remove {PASSTHROUGH} from the pod"))?;
+    }
+    Ok(())
+}
+
+async fn remove_markers(handle: &Handle) -> Outcome<()> {
+    let names = names(handle).await?;
+    match handle.route().del(markers(index_of_loopback(&names))).execute().await {
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ESRCH => Ok(()),
+        removed => {
+            removed.tried(|| format!("remove the route {}/{MARKER6_PREFIX} from the pod", first_marker()))
+        }
+    }
+}
+
+/// True if the calling thread's namespace has the route to the markers.
+pub fn has_markers() -> Outcome<bool> {
+    talk(async |handle| {
+        let mut messages = handle.route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
+        let mut found = false;
+        while let Some(message) = messages.try_next().await.tried(|| "list the pod's routes")? {
+            found |= message.header.kind == RouteType::Local
+                && message.header.destination_prefix_length == MARKER6_PREFIX
+                && message
+                    .attributes
+                    .contains(&RouteAttribute::Destination(RouteAddress::Inet6(first_marker())));
+        }
+        Ok(found)
+    })
+}
+
+/// `local ::7f35:0:0:0/124 dev lo table local`
+fn markers(lo: u32) -> RouteMessage {
+    RouteMessageBuilder::<Ipv6Addr>::new()
+        .destination_prefix(first_marker(), MARKER6_PREFIX)
+        .output_interface(lo)
+        .table_id(LOCAL_TABLE)
+        .kind(RouteType::Local)
+        .build()
+}
+
+/// The network the markers are in, by its first address.
+fn first_marker() -> Ipv6Addr {
+    let bits = u128::from_be_bytes(marker(0, false).bytes());
+    Ipv6Addr::from_bits(bits >> (128 - MARKER6_PREFIX) << (128 - MARKER6_PREFIX))
+}
+
+/// Makes the calling thread's namespace, a fresh one, usable for itself: its loopback interface up, with these addresses. Returns
+/// those it has; IPv6 ones are left out where the kernel has no IPv6, or has it switched off.
+pub fn loopback_with(addresses: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
+    const LOOPBACK: u32 = 1;
+    const ABSENT: [i32; 3] = [-libc::EACCES, -libc::EAFNOSUPPORT, -libc::EOPNOTSUPP];
+    talk(async |handle| {
+        let up = LinkUnspec::new_with_index(LOOPBACK).up().build();
+        handle.link().change(up).execute().await.tried(|| "set the loopback interface up")?;
+        let mut taken = Vec::new();
+        for ip in addresses {
+            let length = if ip.is_ipv4() { 32 } else { 128 };
+            let mut request = handle.address().add(LOOPBACK, *ip, length);
+            // Without this an address is of no use for a moment, on the loopback interface too.
+            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            match request.execute().await {
+                Err(rtnetlink::Error::NetlinkError(error))
+                    if ip.is_ipv6() && ABSENT.contains(&error.raw_code()) => {}
+                added => {
+                    added.tried(|| format!("add {ip} to the loopback interface"))?;
+                    taken.push(*ip);
+                }
+            }
+        }
+        Ok(taken)
     })
 }
 
 const PASSTHROUGH: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+const LOCAL_TABLE: u32 = 255;
 
 /// Has a conversation with the kernel in the calling thread's namespace: a netlink socket belongs to the one it was opened in.
 fn talk<T>(conversation: impl AsyncFnOnce(&Handle) -> Outcome<T>) -> Outcome<T> {
@@ -129,8 +258,8 @@ fn talk<T>(conversation: impl AsyncFnOnce(&Handle) -> Outcome<T>) -> Outcome<T> 
 
 async fn read(handle: &Handle, all_routes: bool) -> Outcome<Interfaces> {
     let names = names(handle).await?;
-    let index_of_loopback = names.iter().find(|(_, name)| *name == "lo").map_or(1, |(index, _)| *index);
     let addresses = addresses(handle, &names).await?;
+    let index_of_loopback = index_of_loopback(&names);
     let mut found = Interfaces { index_of_loopback, addresses, ..Interfaces::default() };
     if all_routes || found.has_choice_of_source() {
         found.routes = routes(handle, RouteMessageBuilder::<Ipv4Addr>::new().build(), &names).await?;
@@ -139,6 +268,10 @@ async fn read(handle: &Handle, all_routes: bool) -> Outcome<Interfaces> {
     found.names = names.into_values().collect();
     found.names.sort();
     Ok(found)
+}
+
+fn index_of_loopback(names: &HashMap<u32, String>) -> u32 {
+    names.iter().find(|(_, name)| *name == "lo").map_or(1, |(index, _)| *index)
 }
 
 async fn names(handle: &Handle) -> Outcome<HashMap<u32, String>> {

@@ -61,6 +61,27 @@ impl Netns {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
+    /// A new one that is gone when this is.
+    pub fn scratch() -> Outcome<Self> {
+        let what = || "make a network namespace";
+        std::thread::scope(|scope| {
+            let maker = || -> Outcome<Self> {
+                nix::sched::unshare(CloneFlags::CLONE_NEWNET).tried(what)?;
+                Self::own()
+            };
+            let made = std::thread::Builder::new()
+                .name("scratch".to_owned())
+                .spawn_scoped(scope, maker)
+                .tried(what)?;
+            made.join().unwrap_or_else(|_| Err(Fault::new(what(), "the thread panicked")))
+        })
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Which one it is.
     pub fn identity(&self) -> Identity {
         self.identity

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::path::Path;
 
-use shunt_api::{Backend, BeforeProxy, Entry, Udp};
+use shunt_api::Entry;
 
 use crate::attachment::is_ifname;
 use crate::error::{Error, Kind};
@@ -61,29 +61,12 @@ pub(crate) fn is_sane_path(path: &Path) -> bool {
     path.is_absolute() && bytes.len() < PATH_MAX && !bytes.contains(&0)
 }
 
-/// Refuses, by key and value, what the configuration may say and this version cannot do yet. The only place that knows;
-/// whoever adds one of these takes it out of here.
-///
-/// # Errors
-/// [`Kind::Unsupported`] naming key and value.
-pub fn unsupported(settings: &Settings) -> Result<(), Error> {
-    let refusal = match settings {
-        _ if settings.backend == Backend::Iptables => ("backend", settings.backend.as_str()),
-        _ if settings.dns => ("dns", "true"),
-        _ if settings.udp == Udp::Block => ("udp", settings.udp.as_str()),
-        _ if settings.before_proxy == BeforeProxy::Bypass => ("beforeProxy", settings.before_proxy.as_str()),
-        _ => return Ok(()),
-    };
-    let (key, value) = refusal;
-    Err(Error::new(Kind::Unsupported, format!("key \"{key}\": \"{value}\" is not available in this version")))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
     use shunt_api::Entry;
 
-    use super::{Settings, unsupported};
+    use super::Settings;
     use crate::error::{Error, Kind};
 
     fn settings(entry: Value) -> Result<Settings, Error> {
@@ -106,29 +89,6 @@ mod tests {
             let error = settings(entry.clone()).expect_err("refused");
             assert_eq!(error.kind(), Kind::Config);
             assert!(error.details().contains(&format!("\"{key}\"")), "{entry}: {}", error.details());
-        }
-    }
-
-    #[test]
-    fn what_is_not_there_yet_is_named() {
-        for (entry, key, value) in [
-            (json!({"backend": "iptables"}), "backend", "iptables"),
-            (json!({"dns": true}), "dns", "true"),
-            (json!({"udp": "block"}), "udp", "block"),
-            (json!({"beforeProxy": "bypass"}), "beforeProxy", "bypass"),
-        ] {
-            let error = unsupported(&settings(entry).expect("valid")).expect_err("refused");
-            assert_eq!(error.kind(), Kind::Unsupported);
-            assert!(error.details().contains(key) && error.details().contains(value), "{}", error.details());
-        }
-        for entry in [
-            json!({}),
-            json!({"mesh": "custom"}),
-            json!({"backend": "ebpf"}),
-            json!({"failurePolicy": "open"}),
-            json!({"mesh": "linkerd"}),
-        ] {
-            assert!(unsupported(&settings(entry).expect("valid")).is_ok());
         }
     }
 }

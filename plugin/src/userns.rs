@@ -33,19 +33,24 @@ pub fn outside(netns: &Netns, plan: &Plan) -> Outcome<Ids> {
         gids: plan.exempt_gids.clone(),
         excluded_uids: plan.outbound.exclude_uids.clone(),
     };
-    let owner = owner(netns)?;
-    let ours = File::open("/proc/self/ns/user").tried(|| "open this process's user namespace")?;
-    let inode =
-        |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).tried(|| "look at a user namespace");
-    if inode(&owner)? == inode(&ours)? {
+    let Some(owner) = foreign_owner(netns)? else {
         return Ok(inside);
-    }
+    };
     let (uid_map, gid_map) = maps_of(&owner)?;
     Ok(Ids {
         uids: translated("uid", &inside.uids, &uid_map)?,
         gids: translated("gid", &inside.gids, &gid_map)?,
         excluded_uids: translated("uid", &inside.excluded_uids, &uid_map)?,
     })
+}
+
+/// The user namespace that owns a network namespace, if it is not the one this process is in.
+pub fn foreign_owner(netns: &Netns) -> Outcome<Option<File>> {
+    let owner = owner(netns)?;
+    let ours = File::open("/proc/self/ns/user").tried(|| "open this process's user namespace")?;
+    let inode =
+        |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).tried(|| "look at a user namespace");
+    Ok((inode(&owner)? != inode(&ours)?).then_some(owner))
 }
 
 /// `NS_GET_USERNS`, `_IO(0xb7, 0x1)`.

@@ -1,5 +1,6 @@
-//! Whole processes: what ADD, CHECK and DEL of the plugin cost a runtime, beside the reference `tuning` plugin and beside a
-//! static program that only reads its input and prints an answer.
+//! Whole processes: what ADD, CHECK and DEL of the plugin cost a runtime, beside the reference plugins and beside a static program
+//! that only reads its input and prints an answer. With eBPF the yardstick is `tuning`, with iptables `portmap`, which writes
+//! rules as well.
 //!
 //! All of them take turns in one run on one machine; what counts is the ratio of medians. `RUNS=300 make bench`.
 
@@ -20,6 +21,7 @@ use shunt_tests::net::Shape;
 use shunt_tests::node::{Node, Pod};
 use shunt_tests::{bin, need};
 
+const NOTHING_NAME: &str = "nothing (static, reads stdin)";
 /// Reads stdin, prints `{}`: what any static program costs.
 const NOTHING: &str = "use std::io::Read;\nfn main() { let mut s = String::new(); \
                        std::io::stdin().read_to_string(&mut s).ok(); print!(\"{{}}\"); }\n";
@@ -34,20 +36,46 @@ fn main() {
     let neighbour = node.pod(&world, Shape::dual());
     node.add(&neighbour);
     let mut series = [
-        Series::new("nothing (static, reads stdin)", nothing(&node), "ADD", &answerless()),
+        Series::new(NOTHING_NAME, nothing(&node), "ADD", &answerless()),
         Series::new("shunt ADD", bin::shunt(), "ADD", &node.config(&pod, true)),
         Series::new("shunt CHECK", bin::shunt(), "CHECK", &node.config(&pod, true)),
         Series::new("shunt DEL", bin::shunt(), "DEL", &node.config(&pod, true)),
-        Series::new("tuning ADD", tuning(), "ADD", &tuning_config(&node, &pod)),
-        Series::new("tuning CHECK", tuning(), "CHECK", &tuning_config(&node, &pod)),
-        Series::new("tuning DEL", tuning(), "DEL", &tuning_config(&node, &pod)),
+        Series::new("tuning ADD", reference("tuning"), "ADD", &tuning_config(&node, &pod)),
+        Series::new("tuning CHECK", reference("tuning"), "CHECK", &tuning_config(&node, &pod)),
+        Series::new("tuning DEL", reference("tuning"), "DEL", &tuning_config(&node, &pod)),
     ];
     for _ in 0..runs {
         for one in &mut series {
             one.run(&pod);
         }
     }
-    report(&series, runs);
+    report(&series, "tuning", runs);
+    let mut with_rules = with_rules(&node, &pod);
+    // The reference plugin writes into the namespace it is called in, and that shall not be the machine's.
+    for _ in 0..runs.div_ceil(4) {
+        world.netns().enter(|| with_rules.iter_mut().for_each(|one| one.run(&pod)));
+    }
+    println!();
+    report(&with_rules, "portmap", runs.div_ceil(4));
+    let size = std::fs::metadata(bin::shunt()).expect("the plugin is built").len();
+    println!("\nplugin: {size} bytes");
+}
+
+/// The iptables backend beside a plugin that writes rules too. Each ADD is a first one: DEL comes before the next turn.
+fn with_rules(node: &Node, pod: &Pod) -> [Series; 7] {
+    node.del(pod);
+    node.configure(|entry| entry["backend"] = json!("iptables"));
+    let (ours, portmap) = (node.config(pod, true), reference("portmap"));
+    let theirs = portmap_config(node, pod);
+    [
+        Series::new(NOTHING_NAME, nothing(node), "ADD", &answerless()),
+        Series::new("shunt ADD", bin::shunt(), "ADD", &ours),
+        Series::new("shunt CHECK", bin::shunt(), "CHECK", &ours),
+        Series::new("shunt DEL", bin::shunt(), "DEL", &ours),
+        Series::new("portmap ADD", portmap.clone(), "ADD", &theirs),
+        Series::new("portmap CHECK", portmap.clone(), "CHECK", &theirs),
+        Series::new("portmap DEL", portmap, "DEL", &theirs),
+    ]
 }
 
 /// One program with one command.
@@ -72,6 +100,7 @@ impl Series {
             .env("CNI_COMMAND", self.verb)
             .envs(pod.environment("eth0"))
             .env("CNI_PATH", "/nowhere")
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -148,14 +177,27 @@ fn nothing(node: &Node) -> PathBuf {
     program
 }
 
-/// The reference plugin, where `make deps` put it.
-fn tuning() -> PathBuf {
+/// A reference plugin, where `make deps` put it.
+fn reference(name: &str) -> PathBuf {
     let path = std::env::var_os("CNI_BIN")
         .map(PathBuf::from)
         .expect("CNI_BIN names the reference plugins: `make bench` sets it");
-    let program = Path::new(&path).join("tuning");
+    let program = Path::new(&path).join(name);
     assert!(program.is_file(), "{} is missing: run `make deps`", program.display());
     program
+}
+
+/// One port of the pod, for both families.
+fn portmap_config(node: &Node, pod: &Pod) -> Value {
+    let mut config = node.config(pod, true);
+    let object = config.as_object_mut().expect("an object");
+    object.retain(|key, _| matches!(key.as_str(), "cniVersion" | "name" | "prevResult"));
+    object.insert("type".to_owned(), json!("portmap"));
+    object.insert("backend".to_owned(), json!("iptables"));
+    object.insert("capabilities".to_owned(), json!({ "portMappings": true }));
+    let port = json!({ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" });
+    object.insert("runtimeConfig".to_owned(), json!({ "portMappings": [port] }));
+    config
 }
 
 /// One sysctl of the pod's namespace.
@@ -169,18 +211,24 @@ fn tuning_config(node: &Node, pod: &Pod) -> Value {
     config
 }
 
-fn report(series: &[Series], runs: usize) {
+fn report(series: &[Series], yardstick: &str, runs: usize) {
     let base =
         |name: &str| series.iter().find(|one| one.name == name).map_or(Duration::MAX, |one| one.at(0.5));
-    let nothing = base("nothing (static, reads stdin)");
+    let nothing = base(NOTHING_NAME);
     println!("{runs} runs each, in turns; whole processes, spawn to exit\n");
     println!(
         "{:<32} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "", "median", "p10", "p90", "/nothing", "/tuning", "peak KiB"
+        "",
+        "median",
+        "p10",
+        "p90",
+        "/nothing",
+        format!("/{yardstick}"),
+        "peak KiB"
     );
     for one in series {
         let median = one.at(0.5);
-        let twin = base(&format!("tuning {}", one.verb));
+        let twin = base(&format!("{yardstick} {}", one.verb));
         let ratio = |to: Duration| format!("{:.2}", median.as_secs_f64() / to.as_secs_f64());
         println!(
             "{:<32} {:>6} µs {:>6} µs {:>6} µs {:>9} {:>9} {:>9}",
@@ -193,6 +241,4 @@ fn report(series: &[Series], runs: usize) {
             one.peak_kib
         );
     }
-    let size = std::fs::metadata(bin::shunt()).expect("the plugin is built").len();
-    println!("\nplugin: {size} bytes");
 }

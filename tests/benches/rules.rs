@@ -1,7 +1,7 @@
 //! What a long exclude list costs: loading it, and a connection that has to be looked up in it.
 //!
-//! Two pods of one node, one with ten entries and one with a hundred thousand, take turns. Nobody listens as their proxy, so that a
-//! connection is the hook, the look-ups and a refusal, and nothing else.
+//! Two pods of one node, one with ten entries and one with a hundred thousand (with iptables: a thousand and ten thousand), take
+//! turns. Nobody listens as their proxy, so that a connection is the hook, the look-ups and a refusal, and nothing else.
 
 #![expect(
     clippy::print_stdout,
@@ -22,9 +22,16 @@ const CONNECTIONS: u32 = 1000;
 
 fn main() {
     need::root();
+    compare("ebpf", 100_000);
+    compare("iptables", 1_000);
+    compare("iptables", 10_000);
+}
+
+fn compare(backend: &str, most: u32) {
     let node = Node::new();
+    node.configure(|entry| entry["backend"] = json!(backend));
     let world = node.world();
-    let pods = [10_u32, 100_000].map(|entries| {
+    let pods = [10_u32, most].map(|entries| {
         let pod = node.pod(&world, Shape::dual());
         node.redirect("excludeOutboundCidrs", networks(entries));
         let started = Instant::now();
@@ -43,7 +50,9 @@ fn main() {
     // Out of it again, or it could not be removed.
     let root = shunt_tests::cgroup::mount_point().expect("a cgroup2 mount");
     std::fs::write(root.join("cgroup.procs"), std::process::id().to_string()).expect("the root");
-    println!("{ROUNDS} rounds of {CONNECTIONS} connections, in turns; the middle connection of each round\n");
+    println!(
+        "\n{backend}: {ROUNDS} rounds of {CONNECTIONS} connections, in turns; the middle connection of each round\n"
+    );
     println!("{:<10} {:>12} {:>12} {:>10} {:>10}", "entries", "ADD", "median", "p10", "p90");
     for (entries, _, add, times) in [&few, &many] {
         let at = |share| at(times, share).as_nanos();
@@ -56,7 +65,7 @@ fn main() {
         );
     }
     let ratio = at(&many.3, 50).as_secs_f64() / at(&few.3, 50).as_secs_f64();
-    println!("\nratio of medians, 100,000 to 10: {ratio:.3}");
+    println!("\nratio of medians, {most} to 10: {ratio:.3}");
 }
 
 /// Networks spread over 11.0.0.0/8 and following, none of which is the one dialled.

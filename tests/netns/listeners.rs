@@ -1,6 +1,6 @@
 //! Where the proxy listens, who accepts, and what happens when nobody does.
 
-use shunt_tests::ask::{Dial, Many, Serve};
+use shunt_tests::ask::{Dial, Many, Place, Serve};
 use shunt_tests::net::Shape;
 use shunt_tests::process::{Server, dial_many};
 
@@ -18,11 +18,12 @@ fn with_proxy(serve: &Serve) -> Mesh {
 #[test]
 fn a_proxy_is_found_wherever_it_listens() {
     let dual = |ips: &[&str]| Serve { only_v6: false, ..proxy_at(ips) };
-    let rows: [(&str, Serve, &[&str]); 7] = [
+    let rows: [(&str, Serve, &[&str]); 8] = [
         ("127.0.0.1", proxy_at(&["127.0.0.1"]), &[SERVICE4, SERVICE_MAPPED]),
         ("0.0.0.0", proxy_at(&["0.0.0.0"]), &[SERVICE4, SERVICE_MAPPED]),
         ("10.77.0.2", proxy_at(&["10.77.0.2"]), &[SERVICE4, SERVICE_MAPPED]),
         ("[::1]", proxy_at(&["[::1]"]), &[SERVICE6]),
+        (":: for its own family", proxy_at(&["[::]"]), &[SERVICE6]),
         (":: for both", dual(&["[::]"]), &SERVICES),
         ("0.0.0.0 and ::", everywhere(), &SERVICES),
         ("127.0.0.1 and ::1", proxy_at(&["127.0.0.1", "[::1]"]), &SERVICES),
@@ -140,6 +141,66 @@ fn a_new_listener_replaces_an_old_one_that_drains() {
     );
     assert_eq!(held.echo(), ["same"; 3], "connections of the old one live on");
     mesh.nothing_got_out();
+}
+
+/// More workers than there are places for, family after family, and another such process that takes over.
+#[test]
+fn many_workers_and_a_hot_restart_of_them() {
+    let mut mesh = Mesh::before_add(Shape::dual());
+    mesh.add();
+    let start = |mesh: &Mesh| {
+        ["0.0.0.0", "[::]"].map(|ip| {
+            let mut serve = proxy_at(&[ip]);
+            (serve.workers, serve.quiet) = (12, true);
+            Server::start(&mesh.pod.proxy(), &serve)
+        })
+    };
+    let works = |mesh: &Mesh| {
+        mesh.app(SERVICES).iter().for_each(captured);
+        for v6 in [false, true] {
+            assert_eq!(mesh.arriving(v6, 8080).outcome(), "inbound");
+        }
+    };
+    let old = start(&mesh);
+    works(&mesh);
+    let seen = mesh.app([SERVICE4; 300]);
+    let pids: std::collections::BTreeSet<u32> = seen.iter().map(|one| one.greeted().pid).collect();
+    assert_eq!(pids.len(), 12, "of twelve workers these answered: {pids:?}");
+    // The new one gives up again; the next one stays.
+    let given_up = start(&mesh);
+    works(&mesh);
+    drop(given_up);
+    works(&mesh);
+    let new = start(&mesh);
+    drop(old);
+    works(&mesh);
+    drop(new);
+    assert_eq!(outcomes(&mesh.app(SERVICES)), ["ECONNREFUSED"; 3]);
+    mesh.nothing_got_out();
+}
+
+/// A sidecar that is an init container starts before the others; its container may be started again, in a cgroup of its own.
+#[test]
+fn a_native_sidecar_serves_the_init_containers_after_it() {
+    for before_proxy in ["closed", "bypass"] {
+        let mut mesh = Mesh::before_add(Shape::dual());
+        mesh.node.configure(|entry| entry["beforeProxy"] = serde_json::json!(before_proxy));
+        mesh.add();
+        for round in 0..2 {
+            let cgroup = mesh.pod.cgroup.join(format!("sidecar{round}"));
+            std::fs::create_dir_all(&cgroup).expect("root may make cgroups");
+            let place = Place { cgroup: Some(cgroup), ..mesh.pod.proxy() };
+            mesh.proxy = Some(Server::start(&place, &everywhere()));
+            for init in [mesh.pod.place(0, 0), mesh.pod.app()] {
+                shunt_tests::process::dial(&init, &Dial::to(SERVICES)).iter().for_each(captured);
+            }
+            mesh.proxy = None;
+            let init = mesh.pod.place(0, 0);
+            let seen = shunt_tests::process::dial(&init, &Dial::to(SERVICES));
+            assert_eq!(outcomes(&seen), ["ECONNREFUSED"; 3], "{before_proxy}");
+        }
+        mesh.nothing_got_out();
+    }
 }
 
 /// A hot restart: the new process listens beside the old one before the old one stops.

@@ -4,6 +4,9 @@
 
 #![expect(clippy::panic, reason = "a test that cannot be judged must fail")]
 
+mod before_proxy;
+mod dns;
+mod dns_ways;
 mod forms;
 mod harness;
 mod identity;
@@ -16,3 +19,4 @@ mod rules;
 mod scale;
 mod source;
 mod topology;
+mod udp;

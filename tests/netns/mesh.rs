@@ -43,6 +43,11 @@ impl Mesh {
         let node = Node::new();
         let world = node.world();
         let pod = node.pod(&world, shape);
+        Self::around(node, world, pod)
+    }
+
+    /// A scene around a pod.
+    pub(crate) fn around(node: Node, world: World, pod: Pod) -> Self {
         let ports: Vec<String> =
             WORLD_PORTS.iter().flat_map(|port| [format!("0.0.0.0:{port}"), format!("[::]:{port}")]).collect();
         let beyond =
@@ -115,7 +120,7 @@ pub(crate) fn proxy_at(ips: &[&str]) -> Serve {
 
 /// A place in the world.
 pub(crate) fn outside(world: &World) -> Place {
-    Place { netns: Some(world.netns().path().to_owned()), ..Place::default() }
+    world.place()
 }
 
 /// The one connection of a client with one destination.

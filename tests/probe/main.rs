@@ -9,10 +9,12 @@
 )]
 
 mod dial;
+mod errands;
 mod many;
 mod place;
 mod serve;
 mod socket;
+mod udp;
 
 use std::process::ExitCode;
 
@@ -34,8 +36,12 @@ fn main() -> ExitCode {
             println!("{}", serde_json::json!(dial::each(&dial).0));
             ExitCode::SUCCESS
         }
+        "answer" => udp::answer(&serde_json::from_str(&orders).expect("a server's orders")),
+        "play" => udp::play(&serde_json::from_str(&orders).expect("a client's orders")),
+        "errands" => errands::run(),
         "talk" => dial::talk(&serde_json::from_str(&orders).expect("a client's orders")),
         "many" => many::run(&serde_json::from_str(&orders).expect("a client's orders")),
+        "cost" => udp::cost(),
         _ => ExitCode::from(2),
     }
 }

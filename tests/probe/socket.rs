@@ -90,7 +90,7 @@ fn wait_writable(socket: &Socket, patience: Duration) -> io::Result<()> {
     socket.take_error()?.map_or(Ok(()), Err)
 }
 
-fn set(socket: &Socket, level: i32, option: i32, value: i32) -> io::Result<()> {
+pub(crate) fn set(socket: &Socket, level: i32, option: i32, value: i32) -> io::Result<()> {
     let length = u32::try_from(size_of::<i32>()).expect("four");
     // SAFETY: the option's value is the int passed, of the length passed.
     #[expect(unsafe_code, reason = "options the socket crate does not name")]

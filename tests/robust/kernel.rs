@@ -67,6 +67,7 @@ pub(crate) fn entries(bpf_dir: &Path, cookie: u64) -> Vec<String> {
         for (name, size, offset) in [
             (names::PODS, 8, 0),
             (names::COUNTERS, 8, 0),
+            (names::SEEN, 8, 0),
             (names::RULES, 4 + size_of::<TrieKey>(), 4),
             (names::LISTENERS, size_of::<ListenerKey>(), 0),
         ] {

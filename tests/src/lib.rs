@@ -16,6 +16,8 @@
 pub mod ask;
 pub mod bin;
 pub mod cgroup;
+pub mod datagram;
+pub mod errand;
 pub mod need;
 pub mod net;
 pub mod node;

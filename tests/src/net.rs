@@ -10,6 +10,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::poll;
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::ask::Place;
+
 /// Any address in here is answered by the world; apps dial it as they dial a Service.
 pub const SERVICES_V4: &str = "10.96.0.0/16";
 /// The same for IPv6.
@@ -34,7 +36,35 @@ impl Netns {
                     .expect("a namespace can be bind mounted");
             });
         });
-        let new = Self { path };
+        Self { path }.prepared()
+    }
+
+    /// The same owned by a user namespace of its own, whose ids begin at `first` outside: the namespace of a pod with
+    /// `hostUsers: false`.
+    pub fn of_user_namespace(dir: &Path, name: &str, first: u32) -> Self {
+        let path = dir.join(name);
+        File::create(&path).expect("scratch directory is writable");
+        let mut holder = Command::new("unshare")
+            .args(["--user", "--net", "sleep", "60"])
+            .spawn()
+            .expect("unshare can be run");
+        let of = |what: &str| PathBuf::from(format!("/proc/{}/{what}", holder.id()));
+        let own = fs::read_link("/proc/self/ns/net").expect("a process has a namespace");
+        while fs::read_link(of("ns/net")).expect("it sleeps") == own {
+            let _waited = poll(&mut [], 1_u8);
+        }
+        for map in ["uid_map", "gid_map"] {
+            fs::write(of(map), format!("0 {first} 65536")).expect("root may map ids");
+        }
+        mount(Some(&of("ns/net")), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .expect("a namespace can be bind mounted");
+        holder.kill().expect("it is our child");
+        holder.wait().expect("it ends");
+        Self { path }.prepared()
+    }
+
+    fn prepared(self) -> Self {
+        let new = self;
         for key in ["all/accept_dad", "default/accept_dad", "default/accept_ra", "default/dad_transmits"] {
             new.set(&format!("ipv6/conf/{key}"), "0");
         }
@@ -45,6 +75,11 @@ impl Netns {
     /// The path of the mount.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The namespace goes, as with a sandbox that died; its name stays.
+    pub fn vanish(&self) {
+        umount2(&self.path, MntFlags::MNT_DETACH).expect("it is mounted");
     }
 
     /// Runs something on a thread inside the namespace.
@@ -110,6 +145,11 @@ impl Netns {
             .unwrap_or_else(|error| panic!("net/{key} = {value}: {error}"));
     }
 
+    /// Reads a file as one sees it from inside, such as those of `/proc/thread-self/net`.
+    pub fn read(&self, path: &str) -> String {
+        self.enter(|| fs::read_to_string(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
     /// Reads a setting below `/proc/sys/net`.
     pub fn get(&self, key: &str) -> String {
         self.enter(|| fs::read_to_string(format!("/proc/sys/net/{key}")))
@@ -154,6 +194,11 @@ impl World {
     /// The namespace.
     pub fn netns(&self) -> &Netns {
         &self.netns
+    }
+
+    /// Somewhere in it.
+    pub fn place(&self) -> Place {
+        Place { netns: Some(self.netns.path().to_owned()), ..Place::default() }
     }
 }
 
@@ -241,9 +286,8 @@ impl Shape {
     }
 }
 
-/// Makes a pod's namespace, wired to the world.
-pub(crate) fn wire(dir: &Path, name: &str, world: &World, shape: &Shape, number: u32) -> Netns {
-    let netns = Netns::new(dir, name);
+/// Wires a pod's namespace to the world.
+pub(crate) fn wire(netns: Netns, world: &World, shape: &Shape, number: u32) -> Netns {
     let mut outside = String::new();
     let mut inside = String::new();
     for (index, Interface { name, net, v4, v6 }) in shape.interfaces.iter().enumerate() {

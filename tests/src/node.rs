@@ -26,6 +26,8 @@ pub const APP: u32 = 1000;
 pub const OUTBOUND_PORT: u16 = 15001;
 /// The proxy's port for what arrives.
 pub const INBOUND_PORT: u16 = 15006;
+/// Environment variable that names the backend of every node that does not name its own: the whole suite under iptables.
+pub const BACKEND: &str = "SHUNT_TESTS_BACKEND";
 /// Environment variable that puts REDIRECT rules in place of the plugin, to try the harness itself.
 pub const REDIRECT_INSTEAD: &str = "SHUNT_TESTS_REDIRECT";
 
@@ -43,9 +45,14 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node whose plugin serves the mesh `custom` with the usual ports.
+    /// A node whose plugin serves the mesh `custom` with the usual ports, under the backend that [`BACKEND`] names.
     #[expect(clippy::new_without_default, reason = "making one touches the machine; a default should not")]
     pub fn new() -> Self {
+        Self::on(&std::env::var(BACKEND).unwrap_or_else(|_unset| "auto".to_owned()))
+    }
+
+    /// The same under the backend of this name.
+    pub fn on(backend: &str) -> Self {
         need::root();
         need::tool("ip");
         mount_bpffs();
@@ -56,6 +63,7 @@ impl Node {
             "type": "shunt",
             "capabilities": { "io.kubernetes.cri.pod-annotations": true, "cgroupPath": true },
             "mesh": "custom",
+            "backend": backend,
             "redirect": { "outboundPort": OUTBOUND_PORT, "inboundPort": INBOUND_PORT, "proxyUids": [PROXY] },
             "stateDir": scratch.dir().join("state"),
             "bpfDir": bpf_dir,
@@ -93,8 +101,20 @@ impl Node {
     /// A pod with a cgroup, marked as meshed, that the plugin has not seen yet.
     pub fn pod(&self, world: &World, shape: Shape) -> Pod {
         let number = self.number();
+        let netns = Netns::new(self.scratch.dir(), &format!("pod{number}"));
+        self.pod_in(netns, world, shape, number)
+    }
+
+    /// The same with a user namespace of its own, whose ids begin at `first` outside.
+    pub fn pod_of_user_namespace(&self, world: &World, shape: Shape, first: u32) -> Pod {
+        let number = self.number();
+        let netns = Netns::of_user_namespace(self.scratch.dir(), &format!("pod{number}"), first);
+        self.pod_in(netns, world, shape, number)
+    }
+
+    fn pod_in(&self, netns: Netns, world: &World, shape: Shape, number: u32) -> Pod {
         let uid = format!("9f1c2d3e-0000-4000-8000-{number:012}");
-        let netns = net::wire(self.scratch.dir(), &format!("pod{number}"), world, &shape, number);
+        let netns = net::wire(netns, world, &shape, number);
         let mut annotations = BTreeMap::new();
         annotations.insert("shunt-cni.io/intercept".to_owned(), "true".to_owned());
         Pod {

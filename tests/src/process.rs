@@ -8,14 +8,14 @@ use crate::bin;
 
 /// A helper process; killed on drop.
 #[derive(Debug)]
-struct Helper {
+pub(crate) struct Helper {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
 }
 
 impl Helper {
-    fn start(place: &Place, job: &str, orders: &impl serde::Serialize) -> Self {
+    pub(crate) fn start(place: &Place, job: &str, orders: &impl serde::Serialize) -> Self {
         let text = |value: serde_json::Result<String>| value.expect("orders are plain data");
         let mut child = Command::new(bin::probe())
             .args([job, &text(serde_json::to_string(place)), &text(serde_json::to_string(orders))])
@@ -29,13 +29,13 @@ impl Helper {
     }
 
     /// The next line it prints; none when it has ended.
-    fn line(&mut self) -> Option<String> {
+    pub(crate) fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         let read = self.stdout.read_line(&mut line).expect("the probe prints text");
         (read > 0).then(|| line.trim_end().to_owned())
     }
 
-    fn say(&mut self, word: &str) {
+    pub(crate) fn say(&mut self, word: &str) {
         let stdin = self.stdin.as_mut().expect("open until the end");
         // In one write: the probe takes each read for a word.
         stdin.write_all(format!("{word}\n").as_bytes()).expect("the probe is listening");

@@ -156,7 +156,8 @@ pub fn datagram(pod: &PodConfig, rules: &impl Rules, connection: &Outbound, boun
     }
     let destination = connection.destination;
     let dns = is_dns(pod, rules, connection);
-    if !dns && pod.flags & flag::UDP_BLOCK == 0 {
+    // DNS that is not captured is no more blocked than any: without it nothing else would work.
+    if !dns && (pod.flags & flag::UDP_BLOCK == 0 || connection.port == dns::PORT) {
         return Verdict::Pass(Reason::Datagram);
     }
     let own = own_bits(rules, destination);
@@ -216,7 +217,7 @@ fn is_dns(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> bool {
 
 /// The own address to send a connection to whose destination is the pod itself.
 #[inline(always)]
-const fn delivered(destination: Address) -> Address {
+pub const fn delivered(destination: Address) -> Address {
     if !destination.is_unspecified() {
         destination
     } else if destination.is_v4() {
@@ -244,6 +245,27 @@ fn stand_in(pod: &PodConfig, rules: &impl Rules, destination: Address) -> Result
         }
     }
     Ok(address)
+}
+
+/// The own address that UDP to `destination` leaves from; unspecified where nothing but the kernel's own choice would do.
+#[inline(always)]
+pub fn source(pod: &PodConfig, rules: &impl Rules, destination: Address) -> Address {
+    if destination.is_loopback() || destination.is_unspecified() {
+        Address::UNSPECIFIED
+    } else if own_bits(rules, destination) & bit::OWN != 0 {
+        destination
+    } else {
+        match stand_in(pod, rules, destination) {
+            Ok(address) => address,
+            Err(_) => Address::UNSPECIFIED,
+        }
+    }
+}
+
+/// True for one of the pod's own addresses.
+#[inline(always)]
+pub fn is_own(rules: &impl Rules, address: Address) -> bool {
+    own_bits(rules, address) & bit::OWN != 0
 }
 
 #[inline(always)]

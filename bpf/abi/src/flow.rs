@@ -1,9 +1,9 @@
 //! Per-connection and per-socket state.
 
-use crate::Address;
+use crate::{Address, dns};
 
-/// Proxy listeners remembered per pod and slot: workers with `SO_REUSEPORT`, or one listener for each family. One is enough
-/// to reach its whole reuseport group; the rest are there for when that one closes.
+/// Proxy listeners remembered per pod and slot, the first half IPv4, the second IPv6: workers with `SO_REUSEPORT`, or listeners
+/// on several addresses. One is enough to reach its whole reuseport group; the rest are there for when that one closes.
 pub const LISTENERS_PER_SLOT: u32 = 8;
 
 /// Which of the proxy's listeners.
@@ -88,4 +88,44 @@ pub mod role {
     pub const ACCEPTED: u32 = 2;
     /// Bound by the proxy's identity: may become its listener.
     pub const PROXY: u32 = 4;
+}
+
+/// Kept with a UDP socket, freed with it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DatagramState {
+    /// The DNS servers it asked, by place (see [`dns::marker`]); `::` where there is none.
+    pub servers: [Address; dns::RESOLVERS as usize],
+    /// The one it asked last: whose an answer without a marker is.
+    pub last: Address,
+    /// With [`udp::CONNECTED`]: the address it was connected to.
+    pub peer: Address,
+    /// The address it is connected to instead.
+    pub sent_to: Address,
+    /// The port it was connected to.
+    pub peer_port: u32,
+    /// The port it is connected to instead.
+    pub sent_port: u32,
+    /// Port of the proxy's DNS listener when it last asked; 0: it never has.
+    pub dns_port: u32,
+    /// How many places have been given to servers.
+    pub places: u32,
+    /// [`udp`] bits.
+    pub bits: u32,
+}
+
+crate::layout!(DatagramState, size 132, align 4,
+    fields [Address; dns::RESOLVERS as usize], Address, Address, Address, u32, u32, u32, u32, u32);
+
+/// Bits of [`DatagramState::bits`], and what else is special about UDP.
+pub mod udp {
+    /// Connected elsewhere than the app asked.
+    pub const CONNECTED: u32 = 1;
+    /// Bound to a port it chose.
+    pub const BOUND: u32 = 2;
+    /// Where a socket ends up that is connected to a destination it may not reach: this port of its own address. Nobody listens
+    /// there, and what it sends is answered by the kernel with ECONNREFUSED. The connect itself succeeds, from the address it
+    /// would have without us: `getaddrinfo` connects UDP sockets to the port asked for only to learn that address, sends
+    /// nothing, and would take a destination whose connect fails for unreachable and put it last.
+    pub const NOBODY: u16 = 1;
 }

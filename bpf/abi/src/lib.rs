@@ -32,7 +32,7 @@ mod rule;
 pub mod virtual_port;
 
 pub use address::Address;
-pub use flow::{LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, SocketState, role, slot};
+pub use flow::{DatagramState, LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, SocketState, role, slot, udp};
 pub use pod::{Counters, PodConfig, PodKey, flag};
 pub use reason::Reason;
 pub use rule::{Rule, RuleKey, TrieKey, bit, kind};

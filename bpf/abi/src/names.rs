@@ -13,18 +13,41 @@ pub const LISTENERS: &str = "LISTENERS";
 pub const PAIRS: &str = "PAIRS";
 /// Map: socket → [`crate::SocketState`].
 pub const SOCKETS: &str = "SOCKETS";
+/// Map: UDP socket → [`crate::DatagramState`].
+pub const DATAGRAMS: &str = "DATAGRAMS";
 /// Map: per-CPU count of connections, which spreads virtual ports.
 pub const ROTATION: &str = "ROTATION";
+/// Map: netns cookie → not 0 once the pod's proxy has listened for outbound connections.
+pub const SEEN: &str = "SEEN";
 /// Every map that is pinned.
-pub const MAPS: [&str; 7] = [PODS, RULES, COUNTERS, LISTENERS, PAIRS, SOCKETS, ROTATION];
+pub const MAPS: [&str; 9] = [PODS, RULES, COUNTERS, LISTENERS, PAIRS, SOCKETS, DATAGRAMS, ROTATION, SEEN];
 
 /// Programs attached once per node to the cgroup all pods live under.
-pub const SHARED_PROGRAMS: [&str; 7] =
-    [SOCKOPS, GETPEERNAME4, GETPEERNAME6, BIND4, BIND6, CONNECT4, CONNECT6];
+pub const SHARED_PROGRAMS: [&str; 11] = [
+    SOCKOPS,
+    GETPEERNAME4,
+    GETPEERNAME6,
+    BIND4,
+    BIND6,
+    RECVMSG4,
+    RECVMSG6,
+    CONNECT4,
+    CONNECT6,
+    SENDMSG4,
+    SENDMSG6,
+];
 /// Outbound IPv4.
 pub const CONNECT4: &str = "connect4";
 /// Outbound IPv6 and v4-mapped.
 pub const CONNECT6: &str = "connect6";
+/// UDP to an address, IPv4 and v4-mapped.
+pub const SENDMSG4: &str = "sendmsg4";
+/// UDP to an address, IPv6.
+pub const SENDMSG6: &str = "sendmsg6";
+/// Whom the app sees UDP come from, on an IPv4 socket.
+pub const RECVMSG4: &str = "recvmsg4";
+/// Whom the app sees UDP come from, on an IPv6 socket, v4-mapped too.
+pub const RECVMSG6: &str = "recvmsg6";
 /// What the app sees as its peer, IPv4.
 pub const GETPEERNAME4: &str = "getpeername4";
 /// What the app sees as its peer, IPv6 and v4-mapped.

@@ -70,7 +70,7 @@ reasons! {
     Dns = 23, "dns";
     /// Passed: DNS over TCP, which this mesh leaves alone.
     DnsTcp = 24, "dns-tcp";
-    /// Passed: UDP other than DNS, and UDP may pass.
+    /// Passed: UDP that is not captured and may pass.
     Datagram = 25, "datagram";
     /// Refused: UDP other than DNS that would leave the pod.
     UdpBlocked = 26, "udp-blocked";

@@ -11,7 +11,7 @@ use crate::bpf::rules::{Encoded, Ids, encoded};
 use crate::cgroup::{Cgroups, PodCgroup};
 use crate::error::{Error, Failed as _, Kind};
 use crate::fault::Outcome;
-use crate::link::{Interfaces, interfaces_with_passthrough, remove_passthrough};
+use crate::link::{Interfaces, Loopback, Wishes, has_markers, prepared};
 use crate::lock::Lock;
 use crate::netns::{Netns, cookie_of_thread};
 use crate::ports;
@@ -28,14 +28,33 @@ struct Seen {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     reserved_ports: Option<String>,
-    passthrough: bool,
+    loopback: Loopback,
 }
 
 impl Changes {
     /// What a receipt says of it.
     pub fn of(receipt: &Receipt) -> Self {
-        let Receipt::Ebpf { reserved_ports, passthrough, .. } = receipt;
-        Self { reserved_ports: reserved_ports.clone(), passthrough: *passthrough }
+        match receipt {
+            Receipt::Ebpf { reserved_ports, passthrough, dns_route, .. } => {
+                let loopback = Loopback { passthrough: *passthrough, dns_route: *dns_route };
+                Self { reserved_ports: reserved_ports.clone(), loopback }
+            }
+            Receipt::Iptables { passthrough, .. } => {
+                let loopback = Loopback { passthrough: *passthrough, dns_route: false };
+                Self { reserved_ports: None, loopback }
+            }
+        }
+    }
+
+    /// Whether ADD gave the loopback interface the pass-through address.
+    pub const fn passthrough(&self) -> bool {
+        self.loopback.passthrough
+    }
+
+    /// What only this backend needs.
+    #[must_use]
+    pub fn without_passthrough(self) -> Self {
+        Self { loopback: Loopback { passthrough: false, ..self.loopback }, ..self }
     }
 
     /// Takes it back.
@@ -45,8 +64,7 @@ impl Changes {
         }
         netns.run(|| {
             let ports = self.reserved_ports.as_deref().map_or(Ok(()), ports::restore);
-            let address = if self.passthrough { remove_passthrough() } else { Ok(()) };
-            ports.and(address)
+            ports.and(self.loopback.revert())
         })
     }
 }
@@ -59,11 +77,10 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
         .resolve(job.cgroup_path, job.pod_uid)
         .failed(Kind::Config, || "finding the pod's cgroup (runtimeConfig.cgroupPath)")?;
     let ids = userns::outside(job.netns, job.plan).failed(Kind::Netns, || "translating the proxy's ids")?;
-    let all_routes = !job.plan.exclude_interfaces.is_empty();
-    let seen = job
-        .netns
-        .run(|| look(all_routes))
-        .failed(Kind::Netns, || "looking at the pod's network namespace")?;
+    let wishes =
+        Wishes { all_routes: !job.plan.exclude_interfaces.is_empty(), dns_markers: job.plan.dns.is_some() };
+    let seen =
+        job.netns.run(|| look(wishes)).failed(Kind::Netns, || "looking at the pod's network namespace")?;
     let installed = place(places, job, &seen, &ids, &cgroups, cgroup);
     // A pod that was captured before stays captured: its processes run.
     match (installed, job.before) {
@@ -91,16 +108,17 @@ fn place(
     cgroup: PodCgroup,
 ) -> Result<Receipt, Error> {
     if !has_address(&seen.interfaces) {
-        return Err(Error::new(
-            Kind::Attach,
-            "no interface of the pod has an address: chain shunt after the plugin that assigns one",
-        ));
+        return Err(no_address());
     }
     let name = job.attachment.pin_name();
     let locks = Lock::new(places.state_dir, job.deadline);
     let layout = programs(places, job, &locks, cgroups, &cgroup)?;
     let pins = PodPins { layout: &layout, name: &name, cookie: seen.cookie };
     let first = !layout.pod(&name, seen.cookie).is_dir();
+    if first && was_captured(places, job, &layout, seen.cookie)? {
+        // What the programs knew of its proxy is lost: no connection may pass for a proxy that seems never to have listened.
+        pins.proxy_was_seen().failed(Kind::Attach, || "taking over a pod that was captured before")?;
+    }
     let installed = capture(&pins, job, seen, ids, &cgroup)
         .and_then(|generation| remove_others(places, &layout, &name, seen.cookie).map(|()| generation));
     match installed {
@@ -114,7 +132,8 @@ fn place(
                 pod_cgroup: cgroup.pod,
                 all_pods: cgroup.all_pods,
                 reserved_ports: seen.changes.reserved_ports.clone().or(before.reserved_ports),
-                passthrough: seen.changes.passthrough || before.passthrough,
+                passthrough: seen.changes.loopback.passthrough || before.loopback.passthrough,
+                dns_route: seen.changes.loopback.dns_route || before.loopback.dns_route,
             })
         }
         // A pod that was captured before stays captured: its processes run.
@@ -126,20 +145,44 @@ fn place(
     }
 }
 
-/// Runs inside the namespace.
-fn look(all_routes: bool) -> Outcome<Seen> {
-    let cookie = cookie_of_thread()?;
-    let (interfaces, passthrough) = interfaces_with_passthrough(all_routes)?;
-    // Last: what came before is undone by the caller only if this works too.
-    let reserved_ports = ports::reserve().inspect_err(|_| {
-        if passthrough {
-            let _first_error_counts = remove_passthrough();
+/// True if an earlier ADD captured this attachment in this namespace, and not with `layout`.
+fn was_captured(places: Places<'_>, job: &Job<'_>, layout: &Layout, cookie: u64) -> Result<bool, Error> {
+    if matches!(job.before, Some(Receipt::Ebpf { cookie: before, .. }) if *before == cookie) {
+        return Ok(true);
+    }
+    let name = job.attachment.pin_name();
+    let elsewhere = || -> Outcome<bool> {
+        for other in Layout::all(places.bpf_dir)? {
+            if &other != layout && other.cookies(&name)?.contains(&cookie) {
+                return Ok(true);
+            }
         }
-    })?;
-    Ok(Seen { cookie, interfaces, changes: Changes { reserved_ports, passthrough } })
+        Ok(false)
+    };
+    elsewhere().failed(Kind::Attach, || "looking for what an earlier ADD of this attachment left")
 }
 
-fn has_address(interfaces: &Interfaces) -> bool {
+/// Runs inside the namespace.
+fn look(wishes: Wishes) -> Outcome<Seen> {
+    let cookie = cookie_of_thread()?;
+    let (interfaces, loopback) = prepared(wishes)?;
+    // Last: what came before is undone by the caller only if this works too.
+    let reserved_ports = ports::reserve().inspect_err(|_| {
+        let _first_error_counts = loopback.revert();
+    })?;
+    Ok(Seen { cookie, interfaces, changes: Changes { reserved_ports, loopback } })
+}
+
+/// What a pod without an address gets.
+pub(super) fn no_address() -> Error {
+    Error::new(
+        Kind::Attach,
+        "no interface of the pod has an address: chain shunt after the plugin that assigns one",
+    )
+}
+
+/// True if the plugin before us has given the pod an address.
+pub(super) fn has_address(interfaces: &Interfaces) -> bool {
     interfaces.addresses.iter().any(|address| address.interface != "lo" && !address.ip.is_loopback())
 }
 
@@ -228,7 +271,9 @@ pub fn verify(
     netns: &Netns,
     receipt: &Receipt,
 ) -> Result<(), Error> {
-    let Receipt::Ebpf { abi, object, cookie, generation, pod_cgroup, all_pods, .. } = receipt;
+    let Receipt::Ebpf { abi, object, cookie, generation, pod_cgroup, all_pods, .. } = receipt else {
+        return Ok(());
+    };
     let wrong = |what: &str| Err(Error::new(Kind::Verify, what.to_owned()));
     if *abi != VERSION {
         return wrong("the attachment was made by a plugin with another kernel interface");
@@ -260,6 +305,11 @@ pub fn verify(
     {
         return wrong("the getsockopt link is not on the pod's cgroup");
     }
+    if Changes::of(receipt).loopback.dns_route
+        && !netns.run(has_markers).failed(Kind::Verify, || "listing the pod's routes")?
+    {
+        return wrong("the pod's route to the markers of DNS queries (::7f35:0:0:0/124) is gone");
+    }
     Ok(())
 }
 
@@ -282,7 +332,9 @@ pub fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Er
 
 /// See [`super::revert`].
 pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<(), Error> {
-    let Receipt::Ebpf { cookie, .. } = receipt;
+    let Receipt::Ebpf { cookie, .. } = receipt else {
+        return Ok(());
+    };
     let reverted = || -> Outcome<()> {
         for layout in Layout::all(places.bpf_dir)? {
             // No attachment has this name: any that is in the namespace counts.

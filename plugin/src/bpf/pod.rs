@@ -126,6 +126,11 @@ impl PodPins<'_> {
         Ok(found)
     }
 
+    /// Says that the pod's proxy has listened before: from here on nothing passes for want of one.
+    pub fn proxy_was_seen(&self) -> Outcome<()> {
+        seen(self.layout)?.insert(self.cookie, 1, 0).tried(|| "record that the pod's proxy may have listened")
+    }
+
     fn start_counting(&self) -> Outcome<()> {
         let cpus = aya::util::nr_cpus()
             .map_err(|(what, error)| Fault::new(format!("count the CPUs ({what})"), error))?;
@@ -198,7 +203,9 @@ impl PodPins<'_> {
         if is_there && !self.layout.shared(self.name, self.cookie)? {
             // Without its configuration a namespace is nobody's, whatever else is left of it.
             first = first.and(self.forget_config());
-            for removed in [self.forget_rules(), self.forget_counters(), self.forget_listeners()] {
+            for removed in
+                [self.forget_rules(), self.forget_counters(), self.forget_listeners(), self.forget_seen()]
+            {
                 // Maps of another object may be laid out otherwise. What stays in them goes when the object goes.
                 if self.layout.hash() == object::HASH {
                     first = first.and(removed);
@@ -235,10 +242,14 @@ impl PodPins<'_> {
         gone(counters(self.layout)?.remove(&self.cookie)).tried(|| "remove the pod's counters")
     }
 
+    fn forget_seen(&self) -> Outcome<()> {
+        gone(seen(self.layout)?.remove(&self.cookie)).tried(|| "forget that the pod's proxy has listened")
+    }
+
     fn forget_listeners(&self) -> Outcome<()> {
         let mut listeners: SockHash<MapData, ListenerKey> =
             SockHash::try_from(open(self.layout, names::LISTENERS)?).tried(|| "use the map of listeners")?;
-        for slot in [slot::OUTBOUND, slot::INBOUND] {
+        for slot in [slot::OUTBOUND, slot::INBOUND, slot::DNS] {
             for index in 0..LISTENERS_PER_SLOT {
                 gone(listeners.remove(&ListenerKey { pod: self.cookie, slot, index }))
                     .tried(|| "remove a listener of the pod's proxy")?;
@@ -246,6 +257,10 @@ impl PodPins<'_> {
         }
         Ok(())
     }
+}
+
+fn seen(layout: &Layout) -> Outcome<HashMap<MapData, PodKey, u32>> {
+    HashMap::try_from(open(layout, names::SEEN)?).tried(|| "use the map of proxies seen")
 }
 
 fn raw_key(length: u32, key: TrieKey) -> sys::TrieEntry {

@@ -14,7 +14,6 @@ use super::request::{
 use super::version::Version;
 use crate::error::{Error, Kind};
 use crate::host::Host;
-use crate::settings::unsupported;
 
 /// The work. Everything that is CNI's has been checked before one of these is called, and is answered afterwards.
 pub trait Verbs {
@@ -100,9 +99,6 @@ fn answer(
     let conf = NetConf::read(&document, trail.version)?;
     let log = (host.logger)(&conf.settings.log).new(o!("cmd" => command.as_str()));
     trail.log = Some(log.clone());
-    if command != Command::Gc {
-        unsupported(&conf.settings)?;
-    }
     match command {
         Command::Add => {
             let prev = conf.prev_result.as_ref().ok_or_else(|| {

@@ -7,6 +7,8 @@ use shunt_abi::decide::{Inbound as In, Outbound as Out, Table, Verdict, inbound,
 use shunt_abi::{Reason, slot};
 use shunt_api::{BeforeProxy, Mesh, Udp};
 
+mod udp;
+
 use super::*;
 use crate::link::Route;
 use crate::plan::{Inbound, Outbound};

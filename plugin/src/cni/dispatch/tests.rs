@@ -346,30 +346,6 @@ fn what_is_not_json_touches_nothing() {
 }
 
 #[test]
-fn values_that_are_not_there_yet() {
-    for (key, value) in [
-        ("backend", json!("iptables")),
-        ("dns", json!(true)),
-        ("udp", json!("block")),
-        ("beforeProxy", json!("bypass")),
-    ] {
-        let mut asked = conf("1.1.0");
-        asked[key] = value.clone();
-        for command in ["ADD", "CHECK", "STATUS"] {
-            let seen = ask(&env_of(command), &asked);
-            assert_eq!(seen.cni_code(), 2, "{command} {key}");
-            let details = seen.document()["details"].as_str().expect("text").to_owned();
-            assert!(
-                details.contains(key) && details.contains(value.to_string().trim_matches('"')),
-                "{details}"
-            );
-        }
-        assert_eq!(ask(&env_of("DEL"), &asked).code, 0, "{key}");
-        assert_eq!(ask(&env_of("GC"), &asked).code, 0, "{key}");
-    }
-}
-
-#[test]
 fn lists_of_gc() {
     for (list, valid) in [
         (json!({}), "gc None"),

@@ -1,0 +1,61 @@
+//! The table: every group of rows.
+
+mod addresses;
+mod differences;
+mod inbound;
+mod istio;
+mod lists;
+mod outbound;
+mod plays;
+mod proxy;
+mod udp;
+
+use crate::case::{Case, Difference};
+use crate::scene::Group;
+
+fn groups() -> Vec<Group> {
+    [outbound::GROUPS, addresses::GROUPS, inbound::GROUPS, proxy::GROUPS, lists::GROUPS, udp::GROUPS, istio::GROUPS]
+        .concat()
+}
+
+/// The groups with the rows that match a word.
+pub(crate) fn wanted(word: &str) -> Vec<Group> {
+    let matches =
+        |group: &Group, case: &Case| [group.id, case.id, case.source].iter().any(|text| text.contains(word));
+    let mut wanted = groups();
+    if !word.is_empty() {
+        for group in &mut wanted {
+            let cases: Vec<Case> = group.cases.iter().filter(|case| matches(group, case)).copied().collect();
+            group.cases = cases.leak();
+        }
+        wanted.retain(|group| !group.cases.is_empty());
+    }
+    wanted
+}
+
+/// Every difference with the rows it explains, in the order of the table.
+pub(crate) fn differences() -> Vec<(&'static Difference, Vec<&'static str>)> {
+    let mut found: Vec<(&Difference, Vec<&str>)> = Vec::new();
+    for group in groups() {
+        for case in group.cases {
+            let Some(why) = case.why else { continue };
+            match found.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, cases)) => cases.push(case.id),
+                None => found.push((why, vec![case.id])),
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn rows_have_names_of_their_own_and_differ_for_a_reason() {
+    let mut ids = std::collections::BTreeSet::new();
+    for group in groups() {
+        for case in group.cases {
+            assert!(ids.insert(case.id), "two rows are called {:?}", case.id);
+            assert_eq!(case.ebpf != case.iptables, case.why.is_some(), "{:?}", case.id);
+            assert!(!case.source.is_empty() && !case.families.is_empty(), "{:?}", case.id);
+        }
+    }
+}
