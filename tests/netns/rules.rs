@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use shunt_tests::ask::Serve;
 use shunt_tests::net::Shape;
+use shunt_tests::node::{INBOUND_PORT, OUTBOUND_PORT, PROXY};
 
 use crate::mesh::{Mesh, outcome};
 
@@ -181,6 +182,96 @@ fn istio_annotations_decide() {
     }
     for (port, answers) in [(8080, "inbound"), (8081, "app"), (15021, "app")] {
         assert_eq!(mesh.arriving(false, port).outcome(), answers, "{port}");
+    }
+}
+
+/// A mesh, a pod's annotations, and who answers on its port 8080.
+type Injected = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+
+/// Pods as the injectors leave them. What is captured and what is not is the mesh's own, the ports and ids are the test's.
+#[test]
+fn pods_of_every_mesh_are_captured() {
+    let pods: [Injected; 6] = [
+        (
+            "linkerd",
+            &[("linkerd.io/proxy-version", "edge"), ("config.linkerd.io/skip-outbound-ports", "443")],
+            "inbound",
+        ),
+        (
+            "kuma",
+            &[
+                ("kuma.io/sidecar-injected", "true"),
+                (
+                    "traffic.kuma.io/transparent-proxy-config",
+                    "redirect:\n  outbound:\n    excludePorts: [443]\n",
+                ),
+            ],
+            "inbound",
+        ),
+        (
+            "consul",
+            &[
+                ("consul.hashicorp.com/connect-inject-status", "injected"),
+                ("consul.hashicorp.com/transparent-proxy-status", "enabled"),
+                (
+                    "consul.hashicorp.com/redirect-traffic-config",
+                    r#"{"ProxyUserID":"5995","ExcludeOutboundPorts":["443"]}"#,
+                ),
+            ],
+            "inbound",
+        ),
+        (
+            "osm",
+            &[
+                ("openservicemesh.io/sidecar-injection", "enabled"),
+                ("openservicemesh.io/outbound-port-exclusion-list", "443"),
+            ],
+            "inbound",
+        ),
+        (
+            "fsm",
+            &[
+                ("flomesh.io/sidecar-injection", "enabled"),
+                ("flomesh.io/outbound-port-exclusion-list", "443"),
+            ],
+            "inbound",
+        ),
+        (
+            "appmesh",
+            &[
+                ("appmesh.k8s.aws/proxyEgressPort", "15001"),
+                ("appmesh.k8s.aws/egressIgnoredPorts", "443"),
+                ("appmesh.k8s.aws/ports", "9000"),
+            ],
+            "app",
+        ),
+    ];
+    for (name, injected, arriving) in pods {
+        let mut mesh = Mesh::before_add(Shape::dual());
+        mesh.node.configure(|entry| {
+            entry["mesh"] = json!(name);
+            entry["redirect"] = json!({});
+        });
+        let own = [
+            ("shunt-cni.io/outbound-port", OUTBOUND_PORT.to_string()),
+            ("shunt-cni.io/inbound-port", INBOUND_PORT.to_string()),
+            ("shunt-cni.io/proxy-uids", PROXY.to_string()),
+        ];
+        mesh.pod.annotations =
+            injected.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        mesh.pod.annotations.extend(own.map(|(key, value)| (key.to_owned(), value)));
+        mesh.add();
+        mesh.start_proxy();
+        let _app = mesh.pod.serve(&Serve::at([("app", "0.0.0.0:8080")]));
+        for (to, answers) in [
+            ("10.96.0.10:80", "outbound"),
+            ("[fd96::10]:80", "outbound"),
+            ("10.96.0.10:443", "world"),
+            ("[fd96::10]:443", "world"),
+        ] {
+            assert_eq!(mesh.outcome(to), answers, "{name} {to}");
+        }
+        assert_eq!(mesh.arriving(false, 8080).outcome(), arriving, "{name}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Documents in annotations: YAML or JSON, read with bounds. Scalars of YAML stay text: each key knows what it wants.
 
+use std::collections::BTreeMap;
+
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Value};
 use shunt_api::entry::shortened;
@@ -90,8 +92,8 @@ enum Open {
 #[derive(Default)]
 struct Builder {
     open: Vec<(Open, usize)>,
-    /// What aliases may repeat: number, value, and its weight.
-    anchors: Vec<(usize, Value, usize)>,
+    /// What aliases may repeat, by the parser's number: value and its weight.
+    anchors: BTreeMap<usize, (Value, usize)>,
     weight: usize,
     root: Option<Value>,
 }
@@ -141,9 +143,8 @@ impl Builder {
     }
 
     fn repeat(&mut self, number: usize) -> Result<(), String> {
-        let known = self.anchors.iter().rev().find(|(anchor, _, _)| *anchor == number);
         // The parser knows no other aliases than those of anchors before them; one inside its own anchor is not done yet.
-        let (_, value, weight) = known.ok_or("an alias of what it is in")?;
+        let (value, weight) = self.anchors.get(&number).ok_or("an alias of what it is in")?;
         // Before it is copied: that is what would take the memory.
         self.weight = weighed(self.weight, *weight)?;
         let value = value.clone();
@@ -155,7 +156,7 @@ impl Builder {
         if anchor > 0 {
             let weight = weight(&value);
             self.weight = weighed(self.weight, weight)?;
-            self.anchors.push((anchor, value.clone(), weight));
+            self.anchors.insert(anchor, (value.clone(), weight));
         }
         self.placed(value)
     }
@@ -250,6 +251,58 @@ mod tests {
         }
         assert!(Document::parse(Format::GoJson, "a: 1").is_err());
         assert!(Document::parse(Format::GoJson, &"[".repeat(10_000)).is_err());
+    }
+
+    /// ADD has seconds, and whoever writes a pod's annotations writes what he likes.
+    #[test]
+    fn nothing_takes_long() {
+        let began = std::time::Instant::now();
+        let units = [
+            "a",
+            "- ",
+            "[",
+            "{",
+            "[]",
+            "? ",
+            "a: ",
+            "&a ",
+            "&a x\n",
+            "- &a x\n",
+            "!!a ",
+            "'",
+            "\"\\n\"",
+            "\n",
+            " ",
+            "\t",
+            "%",
+            "--- ",
+            "a: b\n",
+            "- a\n",
+            "# a\n",
+            "|\n a\n",
+            ",",
+            "a,",
+            "{a: ",
+            "? a\n: b\n",
+            "\u{a0}",
+            "\u{1f600}",
+            "&",
+            "*a ",
+            "a:",
+        ];
+        for unit in units {
+            for before in ["", "[", "{", "- &a x\n", "\"", "a: |\n "] {
+                let text = format!("{before}{}", unit.repeat((BYTES - before.len()) / unit.len()));
+                let one = std::time::Instant::now();
+                let _ = yaml(&text);
+                assert!(one.elapsed().as_secs() < 5, "{before:?} {unit:?}: {:?}", one.elapsed());
+            }
+        }
+        let anchors: String = (0..25_000).fold(String::new(), |text, at| text + &format!("- &a{at} x\n"));
+        let text =
+            format!("{}{}", anchors.get(..BYTES / 2).expect("long"), "- *a0\n".repeat(BYTES / 2 / 6 - 2));
+        let _ = yaml(&text);
+        assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
     }
 
     #[test]

@@ -323,7 +323,6 @@ mod page {
                 key: super::PROXY_CONFIG,
                 paths: &[
                     "proxyMetadata.ISTIO_META_DNS_AUTO_ALLOCATE",
-                    "proxyMetadata.ANYTHING_ELSE",
                     "concurrency",
                     "discoveryAddress",
                     "drainDuration",
