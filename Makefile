@@ -19,10 +19,12 @@ endif
 CARGO := conf/cargo.sh
 TIME ?= 60
 KEEP ?=
+MESH ?=
+BACKEND ?=
 PLANS ?= 5000
 SEED ?= 1
 
-.PHONY: help deps build kernel demo test lint fmt bench fuzz parity ci clean
+.PHONY: help deps build kernel demo demos test lint fmt bench fuzz parity ci clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -37,10 +39,15 @@ kernel:
 build: kernel ## the kernel object, then target/release/{shunt,shuntctl,shunt-installer}
 	@conf/build.sh $(LOCKED)
 
-demo: build ## a pod meshed by a real ADD, with a real Envoy, on one screen (KEEP=1 leaves it running)
+demo: build ## a pod meshed by a real ADD, with a real Envoy, on one screen (MESH=linkerd, BACKEND=iptables, KEEP=1)
 	@conf/deps.sh --quiet demo
 	@$(CARGO) build --quiet $(LOCKED) -p shunt-tests --bin demo
-	@target/debug/demo $(if $(KEEP),--keep)
+	@target/debug/demo $(if $(MESH),--mesh $(MESH)) $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep)
+
+demos: build ## the demo for every mesh on both backends, a line each
+	@conf/deps.sh --quiet demo
+	@$(CARGO) build --quiet $(LOCKED) -p shunt-tests --bin demo
+	@conf/demos.sh
 
 test: build ## every test, as root; ends with how many passed and failed
 	@conf/deps.sh --quiet test
@@ -65,8 +72,8 @@ parity: build ## PLANS=5000 random plans, every backend beside the decision; SEE
 	@conf/deps.sh --quiet test
 	@PLANS=$(PLANS) SEED=$(SEED) $(CARGO) test $(LOCKED) -p shunt-tests --test parity -- --nocapture
 
-ci: ## lint, build, test and demo, each with its time
-	@conf/ci.sh lint build test demo
+ci: ## lint, build, test, the demo and all demos, each with its time
+	@conf/ci.sh lint build test demo demos
 
 clean: ## remove what was built; the tools in the user's cache stay
 	@rm -rf target

@@ -40,7 +40,7 @@ pub struct Job<'a> {
     pub pod_uid: Option<&'a str>,
     /// What the pod gets.
     pub plan: &'a Plan,
-    /// What carries it out, as the configuration has it.
+    /// What carries it out: never `auto`.
     pub backend: Backend,
     /// What an earlier ADD of this attachment left.
     pub before: Option<&'a Receipt>,
@@ -103,13 +103,16 @@ impl Receipt {
     }
 }
 
-/// The backend for a configured one: never `auto`.
+/// The backend an attachment has from an earlier ADD: as its record says or, where that is lost, by what is found under its name.
 ///
-/// `auto` IS STILL TO BE DECIDED HERE, by what the node's probes say and the plan needs; for now it means ebpf.
-pub const fn chosen(configured: Backend) -> Backend {
-    match configured {
-        Backend::Iptables => Backend::Iptables,
-        Backend::Ebpf | Backend::Auto => Backend::Ebpf,
+/// # Errors
+/// The pins cannot be listed.
+pub fn held(places: Places<'_>, name: &str, before: Option<&Receipt>) -> Result<Option<Backend>, Error> {
+    match before {
+        Some(Receipt::Ebpf { .. }) => Ok(Some(Backend::Ebpf)),
+        Some(Receipt::Iptables { .. }) => Ok(Some(Backend::Iptables)),
+        None if ebpf::attachments(places)?.iter().any(|known| known == name) => Ok(Some(Backend::Ebpf)),
+        None => Ok(iptables::knows(places, name).then_some(Backend::Iptables)),
     }
 }
 
@@ -119,7 +122,7 @@ pub const fn chosen(configured: Backend) -> Backend {
 /// Of the step that failed. What was there before a first ADD is restored; a repeated one leaves the pod captured.
 pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
     let name = job.attachment.pin_name();
-    if chosen(job.backend) == Backend::Iptables {
+    if job.backend == Backend::Iptables {
         let receipt = iptables::install(places, job)?;
         if ebpf::attachments(places)?.contains(&name) {
             ebpf::remove(places, &Lock::new(places.state_dir, job.deadline), &name)?;
@@ -192,10 +195,10 @@ pub fn attachments(places: Places<'_>) -> Result<Vec<String>, Error> {
 pub fn prepare(
     places: Places<'_>,
     locks: &Lock<'_>,
-    configured: Backend,
+    backend: Backend,
     deadline: Instant,
 ) -> Result<(), Error> {
-    match chosen(configured) {
+    match backend {
         Backend::Iptables => iptables::prepare(deadline),
         Backend::Ebpf | Backend::Auto => ebpf::prepare(places, locks),
     }

@@ -181,6 +181,13 @@ impl Error {
         self
     }
 
+    /// The same, said to have been tried as part of something.
+    #[must_use]
+    pub fn within(mut self, whole: &str) -> Self {
+        self.tried = format!("{whole}: {}", self.tried).into();
+        self
+    }
+
     /// What sort of error this is.
     pub const fn kind(&self) -> Kind {
         self.kind
@@ -190,7 +197,7 @@ impl Error {
     /// kilobytes; does not hold the words containerd swallows (see [`presentable`]).
     pub fn details(&self) -> String {
         const MOST: usize = 4096;
-        let mut text = self.chain();
+        let mut text = chain(self);
         for also in &self.also {
             text.push_str("; then: ");
             text.push_str(&also.details());
@@ -205,21 +212,6 @@ impl Error {
         }
         presentable(&text)
     }
-
-    fn chain(&self) -> String {
-        let mut text = self.tried.clone().into_owned();
-        let mut next: Option<&(dyn StdError + 'static)> = self.source();
-        while let Some(cause) = next {
-            let said = cause.to_string();
-            // Some libraries repeat the cause in their own message.
-            if !text.ends_with(&said) {
-                text.push_str(": ");
-                text.push_str(&said);
-            }
-            next = cause.source();
-        }
-        text
-    }
 }
 
 impl fmt::Display for Error {
@@ -232,6 +224,22 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
+}
+
+/// What an error says, then what its causes say.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        // Some libraries repeat the cause in their own message.
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// `result.failed(Kind::Io, || format!("reading {path}"))`: an error of a library becomes ours, with its cause kept.

@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use shunt_abi::dns::{MARKER6_PREFIX, marker};
 
 use crate::fault::{Fault, Outcome, Tried as _};
@@ -209,6 +209,33 @@ fn markers(lo: u32) -> RouteMessage {
 fn first_marker() -> Ipv6Addr {
     let bits = u128::from_be_bytes(marker(0, false).bytes());
     Ipv6Addr::from_bits(bits >> (128 - MARKER6_PREFIX) << (128 - MARKER6_PREFIX))
+}
+
+/// Makes the calling thread's namespace, a fresh one, usable for itself: its loopback interface up, with these addresses. Returns
+/// those it has; IPv6 ones are left out where the kernel has no IPv6, or has it switched off.
+pub fn loopback_with(addresses: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
+    const LOOPBACK: u32 = 1;
+    const ABSENT: [i32; 3] = [-libc::EACCES, -libc::EAFNOSUPPORT, -libc::EOPNOTSUPP];
+    talk(async |handle| {
+        let up = LinkUnspec::new_with_index(LOOPBACK).up().build();
+        handle.link().change(up).execute().await.tried(|| "set the loopback interface up")?;
+        let mut taken = Vec::new();
+        for ip in addresses {
+            let length = if ip.is_ipv4() { 32 } else { 128 };
+            let mut request = handle.address().add(LOOPBACK, *ip, length);
+            // Without this an address is of no use for a moment, on the loopback interface too.
+            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            match request.execute().await {
+                Err(rtnetlink::Error::NetlinkError(error))
+                    if ip.is_ipv6() && ABSENT.contains(&error.raw_code()) => {}
+                added => {
+                    added.tried(|| format!("add {ip} to the loopback interface"))?;
+                    taken.push(*ip);
+                }
+            }
+        }
+        Ok(taken)
+    })
 }
 
 const PASSTHROUGH: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);

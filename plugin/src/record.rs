@@ -80,14 +80,9 @@ impl<'a> Records<'a> {
     pub fn read(&self, name: &str) -> Outcome<Option<Record>> {
         let path = self.path(name);
         let what = || format!("read record {}", path.display());
-        let file =
-            match File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(error).tried(what),
-            };
-        let mut text = String::new();
-        file.take(LIMIT).read_to_string(&mut text).tried(what)?;
+        let Some(text) = read_whole(&path, LIMIT).tried(what)? else {
+            return Ok(None);
+        };
         let record: Record = serde_json::from_str(&text).tried(what)?;
         if record.version == VERSION {
             Ok(Some(record))
@@ -104,19 +99,9 @@ impl<'a> Records<'a> {
     pub fn write(&self, record: &Record) -> Outcome<()> {
         make_directory(&self.directory())?;
         let path = self.path(&record.attachment.pin_name());
-        let temporary = path.with_extension("new");
         let what = || format!("write record {}", path.display());
         let text = serde_json::to_vec(record).tried(what)?;
-        // What a killed write left, or whatever else stands there: opening a fifo would wait for a reader.
-        discard(&temporary).tried(what)?;
-        let mut file =
-            File::options().write(true).create_new(true).mode(0o600).open(&temporary).tried(what)?;
-        let written = file.write_all(&text).and_then(|()| fs::rename(&temporary, &path));
-        if written.is_err() {
-            // The first error is the one to tell.
-            let _later = fs::remove_file(&temporary);
-        }
-        written.tried(what)
+        write_whole(&path, &text).tried(what)
     }
 
     /// Removes a record and what a killed write left; nothing there is success.
@@ -127,6 +112,33 @@ impl<'a> Records<'a> {
         }
         Ok(())
     }
+}
+
+/// Writes a file for root only: into a file beside it, renamed. Whoever opens `path` sees all of it or what was there before.
+pub(crate) fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    // What a killed write left, or whatever else stands there: opening a fifo would wait for a reader.
+    discard(&temporary)?;
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let written = file.write_all(text).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _later = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// Reads a file of ours of at most `most` bytes; `None` if there is none. A link is not followed and a fifo not waited for.
+pub(crate) fn read_whole(path: &Path, most: u64) -> io::Result<Option<String>> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = match File::options().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut text = String::new();
+    file.take(most).read_to_string(&mut text)?;
+    Ok(Some(text))
 }
 
 /// Removes what is called so, a directory too: the name is ours and nothing else may have it. Nothing there is success.

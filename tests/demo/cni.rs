@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::envoy;
+use crate::mesh::Mesh;
 use crate::outcome::{Doing as _, Outcome};
 use crate::place::Place;
 use crate::site::{POD_UID, Site};
@@ -51,6 +51,7 @@ impl Programs {
 pub(crate) struct Cni<'a> {
     site: &'a Site,
     programs: &'a Programs,
+    mesh: &'a Mesh,
 }
 
 /// What a call gave.
@@ -83,18 +84,23 @@ impl Answer {
 
 impl<'a> Cni<'a> {
     /// Writes the conflists.
-    pub(crate) fn new(site: &'a Site, programs: &'a Programs) -> Outcome<Self> {
+    pub(crate) fn new(
+        site: &'a Site,
+        programs: &'a Programs,
+        mesh: &'a Mesh,
+        backend: &str,
+    ) -> Outcome<Self> {
         let dir = site.path("net.d");
         fs::create_dir_all(&dir).doing("make a directory for conflists")?;
         for (file, name, plugins) in [
-            ("10-meshed.conflist", MESHED, json!([bridge(site), shunt(site)])),
+            ("10-meshed.conflist", MESHED, json!([bridge(site), shunt(site, mesh, backend)])),
             ("20-plain.conflist", PLAIN, json!([bridge(site)])),
         ] {
             let list = json!({ "cniVersion": "1.0.0", "name": name, "plugins": plugins });
             let text = serde_json::to_string_pretty(&list).doing("write a conflist")?;
             fs::write(dir.join(file), text).doing("write a conflist")?;
         }
-        Ok(Self { site, programs })
+        Ok(Self { site, programs, mesh })
     }
 
     /// `add`, `check` or `del` of the pod in one of the networks.
@@ -109,9 +115,9 @@ impl<'a> Cni<'a> {
         };
         let cnitool = self.programs.tools.join("cnitool").display().to_string();
         let pod = self.site.netns("pod").display().to_string();
-        // The capabilities a runtime hands over for a pod that Istio's webhook has given a sidecar.
+        // The capabilities a runtime hands over for a pod that the mesh's webhook has given a sidecar.
         let capabilities = json!({
-            "io.kubernetes.cri.pod-annotations": { "sidecar.istio.io/status": "{\"containers\":[\"istio-proxy\"]}" },
+            "io.kubernetes.cri.pod-annotations": self.mesh.annotations,
             "cgroupPath": self.site.cgroup_path(),
         });
         let mut command = place.command(&["exec", &cnitool, verb, network, &pod])?;
@@ -169,13 +175,13 @@ fn bridge(site: &Site) -> Value {
 }
 
 /// Our entry as an administrator writes it, with the places moved so that the demo touches nothing of the host's.
-fn shunt(site: &Site) -> Value {
+fn shunt(site: &Site, mesh: &Mesh, backend: &str) -> Value {
     json!({
         "type": "shunt",
         "capabilities": { "io.kubernetes.cri.pod-annotations": true, "cgroupPath": true },
-        "mesh": "istio",
-        "backend": "ebpf",
-        "redirect": { "outboundPort": envoy::OUTBOUND, "inboundPort": envoy::INBOUND, "proxyUids": [envoy::UID] },
+        "mesh": mesh.name,
+        "backend": backend,
+        "redirect": mesh.redirect,
         "stateDir": site.state_dir(),
         "bpfDir": site.bpf_dir(),
         "log": { "level": "info", "file": site.plugin_log() },

@@ -1,4 +1,4 @@
-//! The sidecar: a real Envoy, set up as Istio sets up its own.
+//! The sidecar: a real Envoy, set up as the mesh sets up its own as far as addresses and ports go.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -9,16 +9,10 @@ use std::process::Child;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::mesh::{Mesh, ToApp};
 use crate::outcome::{Doing as _, Outcome};
 use crate::place::Place;
 use crate::site::{Site, wait_for};
-
-/// The uid that is exempt.
-pub(crate) const UID: u32 = 1337;
-/// Where the app's own connections go.
-pub(crate) const OUTBOUND: u16 = 15001;
-/// Where connections to the app go.
-pub(crate) const INBOUND: u16 = 15006;
 
 /// One line of Envoy's access log.
 #[derive(Debug, Clone, Deserialize)]
@@ -41,9 +35,15 @@ pub(crate) struct Envoy {
 
 impl Envoy {
     /// Starts it in the pod and waits until it listens.
-    pub(crate) fn start(site: &Site, place: &Place, program: &Path) -> Outcome<Self> {
+    pub(crate) fn start(
+        site: &Site,
+        mesh: &Mesh,
+        app_port: u16,
+        place: &Place,
+        program: &Path,
+    ) -> Outcome<Self> {
         let config = site.path("envoy.json");
-        fs::write(&config, bootstrap().to_string()).doing("write Envoy's configuration")?;
+        fs::write(&config, bootstrap(mesh, app_port).to_string()).doing("write Envoy's configuration")?;
         fs::set_permissions(&config, PermissionsExt::from_mode(0o644)).doing("open Envoy's configuration")?;
         let program = program.display().to_string();
         let config = config.display().to_string();
@@ -58,7 +58,8 @@ impl Envoy {
             .create(true)
             .open(access_log(site))
             .doing("open Envoy's access log")?;
-        std::os::unix::fs::fchown(&access, Some(UID), Some(UID)).doing("give Envoy its access log")?;
+        std::os::unix::fs::fchown(&access, Some(mesh.uid), Some(mesh.uid))
+            .doing("give Envoy its access log")?;
         let arguments = [
             "--concurrency",
             "1",
@@ -72,7 +73,7 @@ impl Envoy {
         job.extend(arguments);
         let child = place.command(&job)?.stdout(access).stderr(log).spawn().doing("start Envoy")?;
         let mut envoy = Self { child };
-        wait_for("Envoy does not listen", || envoy.ended() || listens(site))?;
+        wait_for("Envoy does not listen", || envoy.ended() || listens(site, mesh))?;
         if envoy.ended() {
             return Err("Envoy ended at once".into());
         }
@@ -92,11 +93,11 @@ impl Envoy {
 }
 
 /// Both listeners, as the pod's socket table shows them. Dialling them would be a connection like any other.
-fn listens(site: &Site) -> bool {
+fn listens(site: &Site, mesh: &Mesh) -> bool {
     let table = site
         .inside("pod", || fs::read_to_string("/proc/thread-self/net/tcp").doing("read the pod's sockets"))
         .unwrap_or_default();
-    [OUTBOUND, INBOUND].iter().all(|port| table.contains(&format!(":{port:04X} 00000000:0000 0A")))
+    [mesh.outbound, mesh.inbound].iter().all(|port| table.contains(&format!(":{port:04X} 00000000:0000 0A")))
 }
 
 fn access_log(site: &Site) -> std::path::PathBuf {
@@ -117,18 +118,17 @@ pub(crate) fn access(site: &Site, client: SocketAddr) -> Outcome<Access> {
     found.ok_or_else(|| "Envoy's log changed under us".into())
 }
 
-/// Two listeners that ask the kernel where the client wanted to go, and go there. Inbound connections are made from
-/// 127.0.0.6 and `::6`, so that they are not taken for the app's own.
-fn bootstrap() -> Value {
+/// Two listeners that ask the kernel where the client wanted to go; the outbound one goes there, the inbound one to the app.
+fn bootstrap(mesh: &Mesh, app_port: u16) -> Value {
     let both = |port: u16| {
         json!({
             "address": { "socket_address": { "address": "0.0.0.0", "port_value": port } },
             "additional_addresses": [{ "address": { "socket_address": { "address": "::", "port_value": port } } }],
         })
     };
-    let outbound = listener(both(OUTBOUND), "outbound", json!([chain("outbound", "passthrough", None)]));
+    let outbound = listener(both(mesh.outbound), "outbound", json!([chain("outbound", "passthrough", None)]));
     let inbound = listener(
-        both(INBOUND),
+        both(mesh.inbound),
         "inbound",
         json!([chain("inbound", "inbound-v4", Some("0.0.0.0")), chain("inbound", "inbound-v6", Some("::"))]),
     );
@@ -137,8 +137,8 @@ fn bootstrap() -> Value {
             "listeners": [outbound, inbound],
             "clusters": [
                 cluster("passthrough", None),
-                cluster("inbound-v4", Some("127.0.0.6")),
-                cluster("inbound-v6", Some("::6")),
+                to_app("inbound-v4", mesh.to_app, ("127.0.0.6", "127.0.0.1"), app_port),
+                to_app("inbound-v6", mesh.to_app, ("::6", "::1"), app_port),
             ],
         },
     })
@@ -191,6 +191,26 @@ fn chain(name: &str, cluster: &str, family: Option<&str>) -> Value {
         fields.insert("name".into(), cluster.into());
     }
     chain
+}
+
+/// How the proxy reaches the app over one family, whose pass-through and loopback addresses these are.
+fn to_app(name: &str, how: ToApp, (pass_through, loopback): (&str, &str), port: u16) -> Value {
+    match how {
+        // From there, so that it is not taken for the app calling itself.
+        ToApp::PassThrough => cluster(name, Some(pass_through)),
+        ToApp::OwnAddress => cluster(name, None),
+        ToApp::Loopback => json!({
+            "name": name,
+            "type": "STATIC",
+            "connect_timeout": "2s",
+            "load_assignment": {
+                "cluster_name": name,
+                "endpoints": [{ "lb_endpoints": [{ "endpoint": {
+                    "address": { "socket_address": { "address": loopback, "port_value": port } },
+                } }] }],
+            },
+        }),
+    }
 }
 
 fn cluster(name: &str, source: Option<&str>) -> Value {

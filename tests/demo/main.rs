@@ -13,6 +13,7 @@
 mod cni;
 mod envoy;
 mod kernel;
+mod mesh;
 mod outcome;
 mod place;
 mod screen;
@@ -24,19 +25,19 @@ use std::process::ExitCode;
 
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::mesh::Mesh;
 use crate::outcome::Outcome;
 use crate::site::Site;
+use crate::story::{APP_PORT, Told};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        [] => tell(false),
-        ["--keep"] => tell(true),
         ["--remove", name] => Site::named(name).and_then(|site| site.remove()).map(|()| true),
         // What the demo starts inside its namespaces is itself, under these names.
         ["enter", place, job @ ..] => place::enter(place, job),
-        _ => Err("usage: demo [--keep | --remove NAME]".into()),
+        options => told(options).and_then(|what| tell(&what)),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -48,8 +49,37 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the options ask for.
+fn told(options: &[&str]) -> Outcome<Told> {
+    let mut what = Told { mesh: Mesh::named("istio", APP_PORT)?, backend: "ebpf".to_owned(), keep: false };
+    let mut rest = options;
+    loop {
+        rest = match rest {
+            [] => return Ok(what),
+            ["--keep", rest @ ..] => {
+                what.keep = true;
+                rest
+            }
+            ["--mesh", name, rest @ ..] => {
+                what.mesh = Mesh::named(name, APP_PORT)?;
+                rest
+            }
+            ["--backend", name @ ("auto" | "ebpf" | "iptables"), rest @ ..] => {
+                what.backend = (*name).to_owned();
+                rest
+            }
+            _ => {
+                return Err(format!(
+                    "usage: demo [--mesh {}] [--backend auto|ebpf|iptables] [--keep] | demo --remove NAME",
+                    mesh::NAMES.join("|")
+                ));
+            }
+        };
+    }
+}
+
 /// Runs the story on a site of its own and removes the site, whatever happens.
-fn tell(keep: bool) -> Outcome<bool> {
+fn tell(what: &Told) -> Outcome<bool> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root: it makes network namespaces, cgroups and loads programs".into());
     }
@@ -57,9 +87,9 @@ fn tell(keep: bool) -> Outcome<bool> {
     site::remove_left_behind();
     remove_on_signal(site.clone())?;
 
-    let all_seen = std::panic::catch_unwind(|| story::tell(&site, keep))
+    let all_seen = std::panic::catch_unwind(|| story::tell(&site, what))
         .unwrap_or_else(|_| Err("stopped at a bug of the demo's own".into()));
-    if keep && all_seen.is_ok() {
+    if what.keep && all_seen.is_ok() {
         return all_seen;
     }
     if all_seen.is_err() {

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use crate::cni::{Cni, MESHED, PLAIN, Programs};
 use crate::envoy::{self, Envoy};
 use crate::kernel::Traces;
+use crate::mesh::{Mesh, ToApp};
 use crate::outcome::{Doing as _, Outcome};
 use crate::place::Place;
 use crate::screen::Screen;
@@ -17,20 +18,36 @@ use crate::web::Visit;
 /// Who the app is.
 const APP: u32 = 1000;
 /// The app's own port.
-const APP_PORT: u16 = 8080;
+pub(crate) const APP_PORT: u16 = 8080;
 /// The world's server.
 const WEB_PORT: u16 = 80;
 
-/// Tells it; true if all of it was seen. With `keep` the pod is left as it is after the first half.
-pub(crate) fn tell(site: &Site, keep: bool) -> Outcome<bool> {
+/// What is to be shown.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Whose sidecar.
+    pub(crate) mesh: Mesh,
+    /// The entry's `backend`.
+    pub(crate) backend: String,
+    /// Leave the pod as it is after the first half.
+    pub(crate) keep: bool,
+}
+
+/// Tells it; true if all of it was seen.
+pub(crate) fn tell(site: &Site, what: &Told) -> Outcome<bool> {
     let programs = Programs::find()?;
+    let Told { mesh, backend, keep } = what;
+    let keep = *keep;
     let stage = Stage { site, keep };
     let mut screen = Screen::default();
     site.make()?;
-    let cni = Cni::new(site, &programs)?;
+    let cni = Cni::new(site, &programs, mesh, backend)?;
     stage.serve(&stage.world(), WEB_PORT)?;
 
-    println!("Shunt: a world with a web server, a node, a pod; real plugins, real libcni, real Envoy.");
+    println!(
+        "Shunt, mesh {}, backend {backend}: a world with a web server, a node, a pod; real plugins, real libcni, real Envoy.",
+        mesh.name
+    );
     let answer = cni.call("add", MESHED)?.expect_ok("ADD")?;
     let addresses = answer.addresses()?;
     screen.step(
@@ -44,22 +61,17 @@ pub(crate) fn tell(site: &Site, keep: bool) -> Outcome<bool> {
     let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     screen.view("pod", addresses.len() == 2, &format!("has {}", list.join(" and ")));
     let traces = Traces::count(site)?;
-    screen.view(
-        "kernel",
-        traces.records == 1 && traces.links > 0 && traces.entries == 1,
-        &traces.to_string(),
-    );
+    screen.view("kernel", traces.of_one_pod(backend), &traces.to_string());
 
-    // What istio-init does for the proxy: the address inbound IPv6 connections are made from.
-    site.ip("pod", "addr replace ::6/128 dev lo nodad\n")?;
-    let envoy = Envoy::start(site, &stage.pod("envoy", envoy::UID), &programs.tools.join("envoy"))?;
+    let place = stage.pod("envoy", mesh.uid);
+    let envoy = Envoy::start(site, mesh, APP_PORT, &place, &programs.tools.join("envoy"))?;
     stage.serve(&stage.pod("app", APP), APP_PORT)?;
 
     for (family, server) in [("IPv4", WORLD_V4), ("IPv6", WORLD_V6)] {
         outbound(&stage, &mut screen, family, at(server, WEB_PORT)?)?;
     }
     for pod in &addresses {
-        inbound(&stage, &mut screen, SocketAddr::new(*pod, APP_PORT))?;
+        inbound(&stage, &mut screen, mesh.to_app, SocketAddr::new(*pod, APP_PORT))?;
     }
 
     let answer = cni.call("check", MESHED)?;
@@ -116,7 +128,7 @@ fn outbound(stage: &Stage<'_>, screen: &mut Screen, family: &str, server: Socket
     Ok(())
 }
 
-fn inbound(stage: &Stage<'_>, screen: &mut Screen, app: SocketAddr) -> Outcome<()> {
+fn inbound(stage: &Stage<'_>, screen: &mut Screen, how: ToApp, app: SocketAddr) -> Outcome<()> {
     screen.step("In", &format!("the world asks {app}"));
     let visit = stage.get(&stage.world(), app)?;
     let (Some(local), Some(peer), Some(seen)) = (visit.local, visit.peer, visit.seen_by_server) else {
@@ -130,7 +142,11 @@ fn inbound(stage: &Stage<'_>, screen: &mut Screen, app: SocketAddr) -> Outcome<(
         access.listener == "inbound" && access.asked_for.parse() == Ok(app),
         &format!("took {} on its way to {}", access.client, access.asked_for),
     );
-    let proxy: [IpAddr; 2] = [IpAddr::from([127, 0, 0, 6]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 6])];
+    let proxy: [IpAddr; 2] = match how {
+        ToApp::PassThrough => [IpAddr::from([127, 0, 0, 6]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 6])],
+        ToApp::OwnAddress => [app.ip(), app.ip()],
+        ToApp::Loopback => [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])],
+    };
     screen.view("app", proxy.contains(&seen.ip()), &format!("was asked by {seen}, which is Envoy"));
     Ok(())
 }

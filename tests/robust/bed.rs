@@ -21,6 +21,7 @@ use shunt_tests::node::Node;
 use shunt_tests::scratch::{BPF_ROOT, Scratch};
 use shunt_tests::{bin, need};
 
+use crate::deny::deny;
 use crate::kernel;
 
 /// Nothing the plugin does takes as long; one that does is killed.
@@ -35,6 +36,8 @@ pub(crate) struct Call {
     pub(crate) stdin: Vec<u8>,
     /// Whether stdin then stays open.
     pub(crate) hangs: bool,
+    /// System calls that are refused to the plugin.
+    pub(crate) denied: Vec<i64>,
 }
 
 impl Call {
@@ -66,7 +69,9 @@ impl Call {
 
     /// Runs the plugin.
     pub(crate) fn run(&self) -> Answer {
-        let mut child = Command::new(bin::shunt())
+        let mut command = Command::new(bin::shunt());
+        deny(&mut command, &self.denied);
+        let mut child = command
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
@@ -277,7 +282,11 @@ impl Place {
             "type": "shunt",
             "capabilities": { "io.kubernetes.cri.pod-annotations": true, "cgroupPath": true },
             "mesh": "custom",
-            "redirect": { "outboundPort": 15001, "inboundPort": 15006, "proxyUids": [1337] },
+            "redirect": { "outboundPort": 15001, "inboundPort": 15006, "dnsPort": 15053, "proxyUids": [1337] },
+            // All that leaves something behind.
+            "dns": true,
+            "udp": "block",
+            "beforeProxy": "bypass",
             "stateDir": self.state,
             "bpfDir": self.bpf,
             "log": { "level": "debug", "file": self.log },
@@ -288,7 +297,12 @@ impl Place {
     pub(crate) fn bare(&self, command: &str) -> Call {
         let environment =
             vec![("CNI_COMMAND".into(), command.into()), ("CNI_PATH".into(), "/opt/cni/bin".into())];
-        Call { environment, stdin: self.config("1.1.0").to_string().into_bytes(), hangs: false }
+        Call {
+            environment,
+            stdin: self.config("1.1.0").to_string().into_bytes(),
+            hangs: false,
+            denied: Vec::new(),
+        }
     }
 
     /// A command for a pod's `eth0`.

@@ -139,18 +139,46 @@ fn the_first_add_of_a_node_meets_an_error_while_it_loads() {
     // The loader asks the kernel what it can do by trying; an error there is an answer. What it does with the answer is the same
     // for all of them, so each call that changes something is spoilt, and all with `SHUNT_TESTS_ALL=1`.
     let counted = if all() { may_fail } else { changes };
+    // Of the load that serves pods: what an error in the probe means is a choice of its own.
+    let add = |place: &Place, pod: &Pod| {
+        place.call("ADD", pod).configured(|config| config["backend"] = json!("ebpf"))
+    };
     let spots = {
         let bed = Bed::new();
-        spots(&bed.place().call("ADD", &bed.pod()), counted)
+        spots(&add(&bed.place(), &bed.pod()), counted)
     };
     in_parallel(spots.len(), |bed, next| {
         let pod = bed.pod();
         while let Some(spot) = next().and_then(|index| spots.get(index)) {
             let place = bed.place();
-            let (made, answer, what) = spoilt(&place.call("ADD", &pod), counted, *spot);
+            let (made, answer, what) = spoilt(&add(&place, &pod), counted, *spot);
             whole_or_nothing(&place, &pod, made.as_ref(), &answer, &what);
             place.add(&pod);
             place.check(&pod);
+            let pinned: Vec<_> = std::fs::read_dir(&place.bpf).expect("loaded").collect();
+            assert_eq!(pinned.len(), 1, "{what}: {pinned:?}");
+        }
+    });
+}
+
+/// An error in the probe is an answer or none; either way it ends, and the next one finds the node as it was.
+#[test]
+fn a_probe_meets_an_error_at_any_call() {
+    let spots = {
+        let bed = Bed::new();
+        let mut spots = spots(&bed.place().bare("STATUS"), changes);
+        spots.retain(|spot| spot.error == Errno::EPERM || all());
+        spots
+    };
+    in_parallel(spots.len(), |bed, next| {
+        while let Some(spot) = next().and_then(|index| spots.get(index)) {
+            let place = bed.place();
+            let (made, answer, what) = spoilt(&place.bare("STATUS"), changes, *spot);
+            assert!(answer.code.is_some() || is_memory(made.as_ref()), "{what}: {answer}");
+            // Whatever it was taken for is forgotten.
+            let _none = std::fs::remove_file(place.state.join("backend.json"));
+            place.ready();
+            assert!(place.log().contains("ready: ebpf"), "{what}: {}", place.log());
             let pinned: Vec<_> = std::fs::read_dir(&place.bpf).expect("loaded").collect();
             assert_eq!(pinned.len(), 1, "{what}: {pinned:?}");
         }

@@ -284,7 +284,7 @@ fn the_configuration() {
             7,
             &["cgroupPath"],
         ),
-        ("dns without its port", |c| c["dns"] = json!(true), 7, &["dnsPort"]),
+        ("dns without its port", |c| c["redirect"]["dnsPort"] = json!(null), 7, &["dnsPort"]),
     ];
     for (what, change, code, words) in changes {
         ground.refuses(what, &ground.add().configured(change), code, words);

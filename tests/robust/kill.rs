@@ -158,7 +158,7 @@ fn the_first_add_of_a_node_is_killed_while_it_loads() {
             attaches(&place, &pod, &what);
             // What the load that was killed had pinned is gone too: there is one object directory and nothing beside it.
             let pinned: Vec<_> = std::fs::read_dir(&place.bpf).expect("loaded").collect();
-            assert_eq!(pinned.len(), 1, "{what}: {pinned:?}");
+            assert_eq!(pinned.len(), 1, "{what}: {pinned:?}; log {}", place.log());
             place.del(&pod);
         }
     });

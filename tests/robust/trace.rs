@@ -4,7 +4,7 @@
 
 #![expect(unsafe_code, reason = "ptrace(2) has no safe wrapper here; every call is in this file")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::OwnedFd;
@@ -168,7 +168,8 @@ pub(crate) fn run(call: &Call, counted: impl Fn(&Made) -> bool, at: usize, act: 
         | libc::PTRACE_O_EXITKILL;
     ptrace(libc::PTRACE_SETOPTIONS, leader, 0, usize::try_from(options).unwrap_or(0));
     resume(leader, 0);
-    let mut watch = Watch { leader, at, act, made: Vec::new(), failing: BTreeMap::new(), reached: false };
+    let (made, failing, others) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+    let mut watch = Watch { leader, at, act, made, failing, others, reached: false };
     let status = loop {
         let mut status = 0;
         // SAFETY: a place for the status; only children and tracees of this thread are waited for.
@@ -178,8 +179,15 @@ pub(crate) fn run(call: &Call, counted: impl Fn(&Made) -> bool, at: usize, act: 
             watch.stopped(pid, status, &counted);
         } else if pid == leader {
             break status;
+        } else {
+            watch.others.remove(&pid);
         }
     };
+    // A child that was stopped when its parent was killed is nobody's to resume. Threads are gone with their leader.
+    for pid in watch.others {
+        // SAFETY: a number; whoever traces it is this thread, which has not been told of its end.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
     let code = if libc::WIFEXITED(status) { Some(libc::WEXITSTATUS(status)) } else { None };
     let answer = Answer { code, stdout: all(stdout), stderr: all(stderr) };
     Traced { made: watch.made, answer, reached: watch.reached }
@@ -198,11 +206,16 @@ struct Watch {
     made: Vec<Made>,
     /// Threads whose call is being skipped, and what it answers.
     failing: BTreeMap<libc::pid_t, i32>,
+    /// Threads and children of the plugin whose end has not been seen.
+    others: BTreeSet<libc::pid_t>,
     reached: bool,
 }
 
 impl Watch {
     fn stopped(&mut self, pid: libc::pid_t, status: libc::c_int, counted: &impl Fn(&Made) -> bool) {
+        if pid != self.leader {
+            self.others.insert(pid);
+        }
         let signal = libc::WSTOPSIG(status);
         if signal != SYSCALL_STOP {
             // A new thread begins with SIGSTOP; an event is reported as SIGTRAP. Neither is the plugin's.

@@ -82,7 +82,7 @@ pub fn attached_to(pin: &Path) -> Outcome<Option<u64>> {
 
 /// Attaches what does not cover `pods`. Programs that run on another branch of the hierarchy move to its root, which covers
 /// both; the new link is pinned over the old one, so that there is no moment without either.
-fn attach(layout: &Layout, cgroups: &Cgroups, pods: &Path) -> Outcome<()> {
+pub(crate) fn attach(layout: &Layout, cgroups: &Cgroups, pods: &Path) -> Outcome<()> {
     let missing = uncovered(layout, cgroups, pods)?;
     let elsewhere = missing.iter().any(|(_, alive)| *alive);
     let target = if elsewhere { cgroups.root() } else { pods };
@@ -153,13 +153,29 @@ fn attach_type(program: &str) -> bpf_attach_type {
     }
 }
 
+/// Loads and pins the programs in a directory of their own, beside what is shared, and attaches none. The caller holds the lock
+/// `load` for as long as it is there, and removes it; if it is killed the next load does.
+pub(crate) fn load_aside(bpf_dir: &Path) -> Outcome<Layout> {
+    object::parse()?;
+    mount_bpffs(bpf_dir)?;
+    discard_half_loaded(bpf_dir)?;
+    let aside = Layout::new(bpf_dir, &format!("{TEMPORARY}{}-aside", std::process::id()));
+    let filled = make_directories(&aside).and_then(|()| fill(&aside));
+    match filled {
+        Ok(()) => Ok(aside),
+        Err(fault) => {
+            // The first error is the one to tell; a leftover is found by the next load.
+            let _later = remove_tree(aside.root());
+            Err(fault)
+        }
+    }
+}
+
 /// Loads the object and pins it, whole or not at all.
 fn load(layout: &Layout, bpf_dir: &Path) -> Outcome<()> {
     object::parse()?;
     let temporary = Layout::new(bpf_dir, &format!("{TEMPORARY}{}", std::process::id()));
-    for directory in ["maps", "programs", "links", "pods"] {
-        make_directory(&temporary.root().join(directory))?;
-    }
+    make_directories(&temporary)?;
     let loaded = fill(&temporary).and_then(|()| {
         fs::rename(temporary.root(), layout.root())
             .tried(|| format!("rename the loaded programs to {}", layout.root().display()))
@@ -169,6 +185,12 @@ fn load(layout: &Layout, bpf_dir: &Path) -> Outcome<()> {
         let _later = remove_tree(temporary.root());
     }
     loaded
+}
+
+fn make_directories(layout: &Layout) -> Outcome<()> {
+    ["maps", "programs", "links", "pods"]
+        .iter()
+        .try_for_each(|directory| make_directory(&layout.root().join(directory)))
 }
 
 fn fill(temporary: &Layout) -> Outcome<()> {

@@ -5,6 +5,7 @@ use slog::{debug, warn};
 
 use super::{known, lock_name, places, pod_netns, remove};
 use crate::backend::{self, Job};
+use crate::choice::{self, Ask};
 use crate::cni::{AddRequest, Outcome, PodRef};
 use crate::error::{Error, Failed as _, Kind};
 use crate::lock::Lock;
@@ -77,19 +78,22 @@ fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) 
     let name = request.attachment.pin_name();
     let records = Records::new(places.state_dir);
     let before = earlier(request, &records, &name);
-    // Its record may be lost.
-    let captured = before.is_some() || backend::attachments(places)?.contains(&name);
+    let deadline = request.deadline.at();
+    let wanted = request.conf.settings.backend;
+    // Also where its record is lost.
+    let has = backend::held(places, &name, before.as_ref().map(|record| &record.receipt))?;
+    let choice = choice::for_pod(&Ask { places, deadline, log: &request.log }, wanted, &plan, has)?;
     let job = Job {
         attachment: &request.attachment,
         netns,
         cgroup_path: request.conf.cgroup_path.as_deref(),
         pod_uid: request.pod.uid.as_deref(),
         plan: &plan,
-        backend: request.conf.settings.backend,
+        backend: choice.backend(),
         before: before.as_ref().map(|record| &record.receipt),
-        deadline: request.deadline.at(),
+        deadline,
     };
-    let receipt = backend::install(places, &job)?;
+    let receipt = backend::install(places, &job).map_err(|error| choice.failed(places, wanted, error))?;
     let record = Record {
         version: record::VERSION,
         attachment: request.attachment.clone(),
@@ -105,9 +109,9 @@ fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) 
         .before("recording the attachment")
         .and_then(|_| records.write(&record).failed(Kind::Record, || "recording the attachment"));
     match finished {
-        Ok(()) => Ok(Outcome::new(format!("intercepted: {}", record.receipt.name()))),
+        Ok(()) => Ok(Outcome::new(format!("intercepted: {}", choice.words()))),
         // A pod that was captured before stays captured: its processes run.
-        Err(error) if captured => Err(error),
+        Err(error) if has.is_some() => Err(error),
         Err(error) => {
             let removed = remove(places, locks, &name);
             let reverted = backend::revert(places, netns, &record.receipt);

@@ -2,6 +2,7 @@
 
 use super::places;
 use crate::backend;
+use crate::choice::{self, Ask};
 use crate::cni::{Outcome, StatusRequest};
 use crate::error::Error;
 use crate::lock::Lock;
@@ -9,7 +10,9 @@ use crate::lock::Lock;
 pub(super) fn run(request: &StatusRequest) -> Result<Outcome, Error> {
     let places = places(&request.conf.settings);
     let deadline = request.deadline.at();
-    let backend = request.conf.settings.backend;
-    backend::prepare(places, &Lock::new(places.state_dir, deadline), backend, deadline)?;
-    Ok(Outcome::new(format!("ready: {}", backend::chosen(backend).as_str())))
+    let wanted = request.conf.settings.backend;
+    let choice = choice::for_node(&Ask { places, deadline, log: &request.log }, wanted)?;
+    backend::prepare(places, &Lock::new(places.state_dir, deadline), choice.backend(), deadline)
+        .map_err(|error| choice.failed(places, wanted, error))?;
+    Ok(Outcome::new(format!("ready: {}", choice.words())))
 }

@@ -15,6 +15,10 @@ pub(super) struct Writer<'a> {
     pub(super) families: &'a [Family],
 }
 
+/// Tools before 1.8.6 cannot be told where their lock is. Theirs is then in the room's own `/run`, and the two families' wait for
+/// each other.
+const ARGUMENTS: [&str; 2] = ["--noflush", "--wait=3"];
+
 /// What the families have, in their order.
 pub(super) fn read(room: &Room, set: &Set, families: &[Family]) -> Outcome<Vec<Saved>> {
     let runs: Vec<Run<'_>> = families
@@ -85,7 +89,7 @@ impl Writer<'_> {
             .zip(&texts)
             .filter(|(_, text)| !text.is_empty())
             .filter_map(|(family, text)| Some((self.set.tool(*family, Job::Restore)?, text)))
-            .map(|(tool, text)| Run { tool, arguments: &["--noflush"], input: text, writes: true })
+            .map(|(tool, text)| Run { tool, arguments: &ARGUMENTS, input: text, writes: true })
             .collect();
         self.room.run(&runs).map(|_| ()).failed(Kind::Rules, || "writing the pod's rules")
     }
