@@ -3,7 +3,7 @@
 use serde_json::json;
 use shunt_tests::net::Shape;
 
-use super::differences::{NO_ROUTE, OWN_PORT};
+use super::differences::{ARRIVES_BY, NO_ROUTE, OWN_PORT};
 use super::plays;
 use crate::case::{AS_BARE, Backend, Case, From, To, V4, V6, WIRE, Who, case};
 use crate::scene::{EVERYWHERE, Group, PLAIN, Proxy};
@@ -107,6 +107,11 @@ const TWO: &[Case] = &[
 const EXCLUDED: &[Case] = &[
     case("in by the excluded interface", "istio 0b").who(Who::Outside).to(To::OwnSecond(8080)).gets("app"),
     case("in by the other interface", "istio 0b").who(Who::Outside).to(To::Own(8080)).gets("inbound"),
+    case("in by another interface than the excluded one that has the address", "istio 0b; README: limits")
+        .over(WIRE)
+        .plays(plays::in_by_another_interface)
+        .gets("app")
+        .but_gets(Backend::Iptables, "inbound", &ARRIVES_BY),
     case("out by the excluded interface", "istio 0b")
         .to(To::Host("10.78.0.1", "fd78::1", 80))
         .gets("world")

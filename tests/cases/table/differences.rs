@@ -135,3 +135,11 @@ pub(super) static VISITOR: Difference = Difference {
     iptables: "It is captured, unless it runs as the proxy's user.",
     why: "The programs hang on the cgroup of all pods; rules see what leaves the namespace, whoever sent it.",
 };
+
+pub(super) static ARRIVES_BY: Difference = Difference {
+    title: "Excluded interfaces and what arrives by another",
+    ebpf: "What is sent to an address of an excluded interface reaches the app, whichever interface it arrives by.",
+    iptables: "What arrives by an excluded interface reaches the app, whichever address it is sent to.",
+    why: "A rule sees the interface of a packet; a program that chooses the listener sees the address. The two differ only \
+          where something routes to an interface's address by another one.",
+};

@@ -57,6 +57,17 @@ pub(super) fn late_address(scene: &mut Scene, family: Family) -> String {
     scene.outcome(Who::Outside, to, family)
 }
 
+/// The second interface's address, dialled from outside over the first.
+pub(super) fn in_by_another_interface(scene: &mut Scene, family: Family) -> String {
+    let route = if family.is_v6() { "fd78::2/128 via fd77::2" } else { "10.78.0.2/32 via 10.77.0.2" };
+    let there =
+        |scene: &Scene, verb: &str| scene.world.netns().ip(&format!("route {verb} {route} dev br0\n"));
+    there(scene, "add");
+    let outcome = scene.outcome(Who::Outside, To::OwnSecond(8080), family);
+    there(scene, "del");
+    outcome
+}
+
 /// The proxy's own address on what it accepts inbound.
 pub(super) fn accepted_address(scene: &mut Scene, family: Family) -> String {
     let to = OWN.address(&scene.pod, family);
