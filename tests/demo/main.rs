@@ -65,7 +65,7 @@ fn told(options: &[&str]) -> Outcome<Told> {
                 rest
             }
             ["--backend", name @ ("auto" | "ebpf" | "iptables"), rest @ ..] => {
-                what.backend = (*name).to_owned();
+                (*name).clone_into(&mut what.backend);
                 rest
             }
             _ => {
