@@ -41,7 +41,7 @@ impl Report {
                     }
                 }
                 let families: Vec<&str> = case.families.iter().map(|family| family.name()).collect();
-                write!(text, "{line}{}: {} [{}]", group.id, case.id, families.join(" ")).expect("text grows");
+                write!(text, "{line}{} [{}]", named(group, case), families.join(" ")).expect("text grows");
                 if let Some(why) = case.why {
                     differ += 1;
                     write!(text, " differs: {}", why.title).expect("text grows");
@@ -66,6 +66,11 @@ impl Report {
     pub(crate) fn write(&self) {
         fs::write(root().join("target/cases.txt"), &self.text).expect("target/ is writable");
     }
+}
+
+/// The row with its group, unless it says itself where it belongs.
+fn named(group: &Group, case: &Case) -> String {
+    if case.id.contains(": ") { case.id.to_owned() } else { format!("{}: {}", group.id, case.id) }
 }
 
 fn word(case: &Case, backend: Backend, verdict: Option<&Verdict>) -> &'static str {

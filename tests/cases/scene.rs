@@ -12,7 +12,7 @@ use shunt_tests::net::{Shape, World};
 use shunt_tests::node::{APP, INBOUND_PORT, Node, OUTBOUND_PORT, PROXY, Pod};
 use shunt_tests::process::Server;
 
-use crate::case::{Backend, Case, Family, From, To, Who};
+use crate::case::{Backend, Case, Family, From, SILENCE, To, Who};
 
 /// Ports the world answers on, for every service address.
 const WORLD_PORTS: [u16; 13] = [53, 80, 443, 2525, 3306, 8000, 8080, 8500, 9000, 15001, 15008, 15020, 20000];
@@ -205,7 +205,7 @@ impl Scene {
             // A port that other rows use too is free again at once.
             reuse_address: bind.is_some(),
             close: if bind.is_some() { Close::Abort } else { Close::First },
-            patience: PATIENCE,
+            patience: if case.expected(self.backend).by == SILENCE { 2 } else { PATIENCE },
             ..Dial::to::<&str>([]).how(how)
         })
     }
@@ -235,7 +235,7 @@ impl Scene {
 }
 
 /// Seconds until a step that does not end counts as silence.
-const PATIENCE: u64 = 3;
+const PATIENCE: u64 = 10;
 
 fn has(interface: &shunt_tests::net::Interface, ip: IpAddr) -> bool {
     interface.v4.is_some_and(|v4| ip == v4) || interface.v6.is_some_and(|v6| ip == v6)

@@ -204,7 +204,7 @@ fn errand(connection: &Connection, expected: &Expected) -> Errand {
                 to: vec![to],
                 bind: connection.source.map(|ip| in_family((ip, 0).into())),
                 close: Close::Abort,
-                patience: 3,
+                patience: 10,
                 ..Dial::to::<&str>([])
             });
         }
@@ -212,7 +212,7 @@ fn errand(connection: &Connection, expected: &Expected) -> Errand {
         Way::Connected => vec![Step::Connect(to), Step::Send(word()), Step::Receive],
     };
     // After a refusal nothing comes.
-    let patience = if expected.by.starts_with('E') { 50 } else { 500 };
+    let patience = if expected.by.starts_with('E') { 50 } else { 2000 };
     Errand::Play(Script { v6: to.is_ipv6(), patience, ..Script::v4(steps) })
 }
 
