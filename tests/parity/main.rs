@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use bed::{Bed, Wrong};
-use generate::Case;
+use generate::{Case, Connection};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 const BACKENDS: [&str; 2] = ["ebpf", "iptables"];
@@ -112,7 +112,13 @@ fn work(plans: u32, seed: u64, worker: u32) -> Done {
             return Ok(());
         }
         let text = told(&wrong);
-        let connections = wrong.iter().filter_map(|one| one.connection).collect();
+        let mut connections: Vec<Connection> = Vec::new();
+        for failed in wrong.iter().filter_map(|one| one.connection) {
+            // One that fails under both backends is there twice.
+            if !connections.contains(&failed) {
+                connections.push(failed);
+            }
+        }
         // Of what failed last nothing but what failed: the smallest case there is when time is up.
         let smallest = Case { connections, ..case };
         let replay = format!("{text}\nREPLAY='{}'", serde_json::json!(smallest));
