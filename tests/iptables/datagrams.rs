@@ -2,9 +2,13 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::sys::socket as sys;
+use nix::sys::socket::sockopt::ReuseAddr;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage};
 use nix::unistd::{Uid, setfsuid};
 use shunt::iptables::Family;
 use shunt::iptables::render::rendered;
@@ -51,11 +55,18 @@ fn apply(netns: &Netns, plan: &Plan, flavour: &str) {
     }
 }
 
-/// A socket of this user: rules ask who made it.
+/// A socket of this user: rules ask who made it. Its port may be taken over at once: another thread that starts a program may
+/// hold a closed socket open for a moment.
 fn socket(uid: u32, at: &str) -> UdpSocket {
+    let address: SocketAddr = at.parse().unwrap();
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     setfsuid(Uid::from_raw(uid));
-    let socket = UdpSocket::bind(at).unwrap_or_else(|error| panic!("{at}: {error}"));
+    let fd = sys::socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).unwrap();
     setfsuid(Uid::from_raw(0));
+    sys::setsockopt(&fd, ReuseAddr, &true).unwrap();
+    sys::bind(fd.as_raw_fd(), &SockaddrStorage::from(address))
+        .unwrap_or_else(|error| panic!("{at}: {error}"));
+    let socket = UdpSocket::from(fd);
     socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     socket
 }

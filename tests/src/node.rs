@@ -45,10 +45,11 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node whose plugin serves the mesh `custom` with the usual ports, under the backend that [`BACKEND`] names.
+    /// A node whose plugin serves the mesh `custom` with the usual ports, under the backend that [`BACKEND`] names. Not `auto` if
+    /// none is named: each node would try for itself, and on a busy machine one might take iptables.
     #[expect(clippy::new_without_default, reason = "making one touches the machine; a default should not")]
     pub fn new() -> Self {
-        Self::on(&std::env::var(BACKEND).unwrap_or_else(|_unset| "auto".to_owned()))
+        Self::on(&std::env::var(BACKEND).unwrap_or_else(|_unset| "ebpf".to_owned()))
     }
 
     /// The same under the backend of this name.
