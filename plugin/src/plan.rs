@@ -128,6 +128,14 @@ impl Plan {
             }),
             (true, None) => return Err(missing("dnsPort")),
         };
+        if let Some(port) = same(&[
+            (Some(outbound_port), "outboundPort"),
+            (Some(inbound_port), "inboundPort"),
+            (dns.as_ref().map(|dns| dns.port), "dnsPort"),
+        ]) {
+            // A listener is known by its port.
+            return Err(Error::new(Kind::Config, format!("{port}: each needs a port of its own")));
+        }
         let uids = redirect.proxy_uids.unwrap_or_default();
         let gids = redirect.proxy_gids.unwrap_or_default();
         if uids.is_empty() && gids.is_empty() {
@@ -167,4 +175,12 @@ impl Plan {
             drop_invalid: drop_invalid.unwrap_or(false),
         })
     }
+}
+
+/// Names two that are the same, if any are.
+fn same(ports: &[(Option<u16>, &str)]) -> Option<String> {
+    ports.iter().enumerate().find_map(|(index, (port, key))| {
+        let (_, other) = ports.iter().skip(index + 1).find(|(other, _)| port.is_some() && other == port)?;
+        Some(format!("keys \"redirect.{key}\" and \"redirect.{other}\" are both {}", (*port)?))
+    })
 }

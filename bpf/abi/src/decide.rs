@@ -313,6 +313,10 @@ fn of_proxy(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> Verdi
     if !delivered || connection.port == pod.tunnel_port {
         return Verdict::Pass(Reason::Exempt);
     }
+    // A server of names inside the pod that the proxy asks.
+    if connection.port == dns::PORT && pod.flags & flag::DNS != 0 {
+        return Verdict::Pass(Reason::Exempt);
+    }
     if connection.source.same(Address::PASSTHROUGH4) || connection.source.same(Address::PASSTHROUGH6) {
         return Verdict::Pass(Reason::Passthrough);
     }

@@ -147,8 +147,11 @@ fn place(
 
 /// True if an earlier ADD captured this attachment in this namespace, and not with `layout`.
 fn was_captured(places: Places<'_>, job: &Job<'_>, layout: &Layout, cookie: u64) -> Result<bool, Error> {
-    if matches!(job.before, Some(Receipt::Ebpf { cookie: before, .. }) if *before == cookie) {
-        return Ok(true);
+    match job.before {
+        Some(Receipt::Ebpf { cookie: before, .. }) if *before == cookie => return Ok(true),
+        // By rules, under which nothing went out before its proxy listened.
+        Some(Receipt::Iptables { .. }) => return Ok(true),
+        _ => {}
     }
     let name = job.attachment.pin_name();
     let elsewhere = || -> Outcome<bool> {

@@ -237,7 +237,8 @@ impl Render<'_> {
         chains.rule(chain, format!("-d {one} -j RETURN"));
         chains.rule(chain, format!("-s {passthrough} -j RETURN"));
         let tunnel = self.plan.tunnel_port.and_then(PortRange::single);
-        for range in tunnel.iter().chain(&self.plan.outbound.exclude_ports) {
+        let dns = self.plan.dns.as_ref().and_then(|_| PortRange::single(DNS_PORT));
+        for range in tunnel.iter().chain(&dns).chain(&self.plan.outbound.exclude_ports) {
             chains.rule(chain, format!("{} -j RETURN", ports("tcp", *range)));
         }
         chains.rule(chain, format!("-p tcp {}", redirect(self.plan.inbound_port)));

@@ -144,6 +144,7 @@ fn custom_needs_to_be_described() {
         (json!({}), "redirect.outboundPort"),
         (json!({"outboundPort": 1}), "redirect.inboundPort"),
         (json!({"outboundPort": 1, "inboundPort": 2}), "redirect.proxyUids"),
+        (json!({"outboundPort": 1, "inboundPort": 1, "proxyUids": [3]}), "redirect.inboundPort"),
         (json!({"outboundPort": 1, "inboundPort": 2, "proxyUids": []}), "redirect.proxyUids"),
     ] {
         let error = in_namespace("shop", &custom(&redirect), &[INTERCEPT]).expect_err("refused");

@@ -103,11 +103,10 @@ const DNS: &[Case] = &[
     case("dns: over TCP to the pod's own address", "istio 9: except tcp 53").to(To::Own(53)).gets("dns"),
     case("dns: the proxy's own over TCP", "istio 10").who(Who::Proxy).to(To::Service(53)).gets("world"),
     case("dns: the proxy to loopback over TCP", "istio 8").who(Who::Proxy).to(To::Loopback(53)).gets("app"),
-    // Istio's own rule leaves this one alone; ours has one rule for all ports.
     case("dns: the proxy to its own pod over TCP", "istio 8: nor 53 with DNS")
         .who(Who::Proxy)
         .to(To::Own(53))
-        .gets("inbound"),
+        .gets("app"),
     case("dns: other TCP", "istio 19"),
     case("dns: a socket connected elsewhere after a query", "ebpf matrix: UDP socket re-connected after DNS")
         .plays(plays::connected_elsewhere)
