@@ -239,14 +239,28 @@ impl Bed {
         }
     }
 
-    /// A place where the plugin has never run.
+    /// A place where the plugin has never run, for eBPF.
     pub(crate) fn place(&self) -> Place {
+        self.place_for("ebpf")
+    }
+
+    /// The same where it finds out by itself what the node can do.
+    pub(crate) fn place_on_auto(&self) -> Place {
+        self.place_for("auto")
+    }
+
+    fn place_for(&self, backend: &'static str) -> Place {
         let number = self.number();
         let parent = Path::new(BPF_ROOT).join(self.scratch.name());
         fs::create_dir_all(&parent).expect("root may make directories in bpffs");
         let dir = self.dir().join(format!("place{number}"));
         fs::create_dir_all(&dir).expect("own directory");
-        Place { state: dir.join("state"), log: dir.join("shunt.log"), bpf: parent.join(number.to_string()) }
+        Place {
+            state: dir.join("state"),
+            log: dir.join("shunt.log"),
+            bpf: parent.join(number.to_string()),
+            backend,
+        }
     }
 }
 
@@ -259,6 +273,8 @@ impl Drop for Bed {
 /// Directories of one configuration.
 #[derive(Debug)]
 pub(crate) struct Place {
+    /// `backend`
+    backend: &'static str,
     /// `stateDir`
     pub(crate) state: PathBuf,
     /// `bpfDir`
@@ -282,11 +298,12 @@ impl Place {
             "type": "shunt",
             "capabilities": { "io.kubernetes.cri.pod-annotations": true, "cgroupPath": true },
             "mesh": "custom",
+            "backend": self.backend,
             "redirect": { "outboundPort": 15001, "inboundPort": 15006, "dnsPort": 15053, "proxyUids": [1337] },
-            // All that leaves something behind.
+            // All that leaves something behind. Rules cannot tell what was before the proxy.
             "dns": true,
             "udp": "block",
-            "beforeProxy": "bypass",
+            "beforeProxy": if self.backend == "ebpf" { "bypass" } else { "closed" },
             "stateDir": self.state,
             "bpfDir": self.bpf,
             "log": { "level": "debug", "file": self.log },

@@ -140,9 +140,7 @@ fn the_first_add_of_a_node_meets_an_error_while_it_loads() {
     // for all of them, so each call that changes something is spoilt, and all with `SHUNT_TESTS_ALL=1`.
     let counted = if all() { may_fail } else { changes };
     // Of the load that serves pods: what an error in the probe means is a choice of its own.
-    let add = |place: &Place, pod: &Pod| {
-        place.call("ADD", pod).configured(|config| config["backend"] = json!("ebpf"))
-    };
+    let add = |place: &Place, pod: &Pod| place.call("ADD", pod);
     let spots = {
         let bed = Bed::new();
         spots(&add(&bed.place(), &bed.pod()), counted)
@@ -166,13 +164,13 @@ fn the_first_add_of_a_node_meets_an_error_while_it_loads() {
 fn a_probe_meets_an_error_at_any_call() {
     let spots = {
         let bed = Bed::new();
-        let mut spots = spots(&bed.place().bare("STATUS"), changes);
+        let mut spots = spots(&bed.place_on_auto().bare("STATUS"), changes);
         spots.retain(|spot| spot.error == Errno::EPERM || all());
         spots
     };
     in_parallel(spots.len(), |bed, next| {
         while let Some(spot) = next().and_then(|index| spots.get(index)) {
-            let place = bed.place();
+            let place = bed.place_on_auto();
             let (made, answer, what) = spoilt(&place.bare("STATUS"), changes, *spot);
             assert!(answer.code.is_some() || is_memory(made.as_ref()), "{what}: {answer}");
             // Whatever it was taken for is forgotten.

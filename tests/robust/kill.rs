@@ -145,12 +145,12 @@ fn the_first_add_of_a_node_is_killed_while_it_loads() {
     let counted = if all() { every } else { changes };
     let count = {
         let bed = Bed::new();
-        length(&bed.place().call("ADD", &bed.pod()), counted)
+        length(&bed.place_on_auto().call("ADD", &bed.pod()), counted)
     };
     in_parallel(count, |bed, next| {
         let pod = bed.pod();
         while let Some(at) = next() {
-            let place = bed.place();
+            let place = bed.place_on_auto();
             let what = killed(&place.call("ADD", &pod), counted, at);
             deleted(&place, &pod, &what);
             let left = place.traces(&pod);

@@ -64,7 +64,7 @@ fn pins(place: &Place) -> BTreeSet<PathBuf> {
 #[test]
 fn it_is_found_out_once_and_kept() {
     let bed = Bed::new();
-    let (place, pod) = (bed.place(), bed.pod());
+    let (place, pod) = (bed.place_on_auto(), bed.pod());
     place.ready();
     let answer = read(&place);
     assert_eq!(answer["backend"], "ebpf", "{answer}");
@@ -102,7 +102,7 @@ fn it_is_found_out_once_and_kept() {
 #[test]
 fn a_configured_backend_asks_nobody() {
     let bed = Bed::new();
-    let (place, pod) = (bed.place(), bed.pod());
+    let (place, pod) = (bed.place_on_auto(), bed.pod());
     for backend in ["ebpf", "iptables"] {
         let configured = |command: &str| {
             place.call(command, &pod).configured(|config| config["backend"] = json!(backend)).run()
@@ -118,7 +118,7 @@ fn a_configured_backend_asks_nobody() {
 #[test]
 fn shuntctl_tells_and_probes() {
     let bed = Bed::new();
-    let place = bed.place();
+    let place = bed.place_on_auto();
     let unknown = shuntctl(&place, &[]).output().expect("it runs");
     assert_eq!(unknown.status.code(), Some(3), "{}", said(&unknown));
     let child = shuntctl(&place, &["--probe"]).spawn().expect("it runs");
@@ -140,7 +140,7 @@ fn shuntctl_tells_and_probes() {
 #[test]
 fn several_at_once_wait_for_each_other() {
     let bed = Bed::new();
-    let place = bed.place();
+    let place = bed.place_on_auto();
     let running: Vec<_> = (0..4).map(|_| shuntctl(&place, &["--probe"]).spawn().expect("it runs")).collect();
     let pids: Vec<u32> = running.iter().map(std::process::Child::id).collect();
     for child in running {
@@ -156,7 +156,7 @@ fn several_at_once_wait_for_each_other() {
 fn one_that_is_killed_is_cleared_away() {
     const ROUNDS: u32 = 40;
     let bed = Bed::new();
-    let place = bed.place();
+    let place = bed.place_on_auto();
     let started = Instant::now();
     assert!(shuntctl(&place, &["--probe"]).output().expect("it runs").status.success());
     let whole = started.elapsed();
@@ -194,7 +194,7 @@ fn wait(time: Duration) {
 /// A node where eBPF does not work, and why it says so: the pod is captured with iptables, or not at all where the configuration
 /// insists.
 fn cannot(bed: &Bed, denied: &[i64], prepare: impl Fn(&Place) + Sync, words: &str) {
-    let (place, pod) = (bed.place(), bed.pod());
+    let (place, pod) = (bed.place_on_auto(), bed.pod());
     with_own_mounts(|| {
         prepare(&place);
         let call = |command: &str| {
@@ -261,7 +261,7 @@ fn a_node_without_cgroup2() {
 #[test]
 fn a_node_that_can_do_nothing() {
     let bed = Bed::new();
-    let (place, pod) = (bed.place(), bed.pod());
+    let (place, pod) = (bed.place_on_auto(), bed.pod());
     for mut call in [place.bare("STATUS"), place.call("ADD", &pod)] {
         call.denied = vec![libc::SYS_bpf, libc::SYS_mount];
         let answer = call.run();
@@ -277,7 +277,7 @@ fn a_node_that_can_do_nothing() {
 #[test]
 fn an_answer_that_does_not_hold_is_forgotten() {
     let bed = Bed::new();
-    let (place, pod) = (bed.place(), bed.pod());
+    let (place, pod) = (bed.place_on_auto(), bed.pod());
     assert!(shuntctl(&place, &["--probe"]).output().expect("it runs").status.success());
     let mut refused = place.call("ADD", &pod);
     refused.denied = vec![libc::SYS_bpf];
@@ -295,7 +295,7 @@ fn an_answer_that_does_not_hold_is_forgotten() {
 #[test]
 fn what_may_pass_is_not_kept() {
     let bed = Bed::new();
-    let place = bed.place();
+    let place = bed.place_on_auto();
     fs::create_dir_all(place.state.join("locks")).expect("own directory");
     // Somebody holds the lock for longer than anybody waits.
     let lock = fs::File::create(place.state.join("locks/load")).expect("own file");
