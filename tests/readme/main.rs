@@ -77,6 +77,17 @@ fn cnitool_by_hand() {
 }
 
 #[test]
+fn what_the_node_can_do() {
+    need::root();
+    let prepare =
+        "mount -t tmpfs tmpfs /run; mount -t bpf bpf /sys/fs/bpf; export PATH=$PWD/target/release:$PATH";
+    let script = format!("{prepare}\n{}", script("shuntctl backend"));
+    let text = run(Command::new("unshare").args(["--mount", "bash", "-euc", &script]));
+    assert_eq!(text.matches("\"backend\": \"ebpf\"").count(), 1, "as JSON:\n{text}");
+    assert_eq!(text.matches("backend  ebpf").count(), 2, "as text:\n{text}");
+}
+
+#[test]
 fn the_entry_is_appended_to_a_primarys_list() {
     need::tool("jq");
     let directory = tempfile::tempdir().expect("a directory");
