@@ -63,10 +63,9 @@ if wants demo; then
         need python3-pip python3 -m pip --version
     fi
 fi
-if wants test; then
-    need iptables has_command iptables-restore
-    need jq has_command jq
-fi
+# Both flavours are in the one package.
+if wants demo || wants test; then need iptables has_command iptables-legacy-save; fi
+if wants test; then need jq has_command jq; fi
 if wants fuzz; then need g++ has_command c++; fi
 
 if [ ${#packages[@]} -gt 0 ]; then
