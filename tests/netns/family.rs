@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::json;
-use shunt_tests::ask::Dial;
+use shunt_tests::ask::{Dial, How, address};
 use shunt_tests::datagram::Step;
 use shunt_tests::net::{Netns, Shape};
 use shunt_tests::process;
@@ -14,9 +14,11 @@ use crate::mesh::{Mesh, captured, mapped, only, outcome, outside};
 /// The link-local address of an interface.
 fn link_local(netns: &Netns, interface: &str) -> IpAddr {
     let said = netns.run("ip", &["-6", "-o", "address", "show", "dev", interface, "scope", "link"], "");
-    let address =
-        said.split_whitespace().find(|word| word.starts_with("fe80:")).expect("every interface has one");
-    address.split('/').next().and_then(|ip| ip.parse().ok()).expect("an address")
+    let ip = said
+        .split_whitespace()
+        .find(|word| word.starts_with("fe80:"))
+        .and_then(|word| word.split('/').next());
+    ip.and_then(|ip| ip.parse().ok()).unwrap_or_else(|| panic!("every interface has one: {said}"))
 }
 
 /// The gateway on the pod's link, as the pod names it.
@@ -26,11 +28,12 @@ fn neighbour(mesh: &Mesh, port: u16) -> SocketAddr {
 
 fn index(netns: &Netns, interface: &str) -> u32 {
     let said = netns.run("ip", &["-o", "link", "show", "dev", interface], "");
-    said.split(':').next().and_then(|index| index.parse().ok()).expect("a number")
+    let index = said.split(':').next().and_then(|index| index.parse().ok());
+    index.unwrap_or_else(|| panic!("a line of one interface: {said}"))
 }
 
 fn scoped(ip: IpAddr, index: u32, port: u16) -> SocketAddr {
-    format!("[{ip}%{index}]:{port}").parse().expect("an address")
+    address(&format!("[{ip}%{index}]:{port}"))
 }
 
 #[test]
@@ -98,7 +101,16 @@ fn an_address_that_comes_later_is_no_way_out() {
             mesh.pod.netns.settle(std::net::Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2));
         }
         for to in [to.to_owned(), mapped(to)] {
-            assert_eq!(mesh.outcome(&to), "ENETUNREACH", "{to}");
+            for how in [How::Plain, How::NonBlocking, How::FastOpenConnect, How::FastOpenSend, How::Mptcp] {
+                let seen = only(mesh.pod.dial(&Dial::to([&to]).how(how)));
+                assert_eq!(seen.outcome(), "ENETUNREACH", "{to} {how:?}: {seen:?}");
+            }
+            let bound = Dial { device: Some("eth0".to_owned()), ..Dial::to([&to]) };
+            assert_eq!(
+                outcome(&process::dial(&mesh.pod.place(0, 0), &bound)),
+                "ENETUNREACH",
+                "{to} from eth0"
+            );
         }
         mesh.nothing_got_out();
         assert_eq!(mesh.outcome(&excluded), "world", "what is not to be captured goes");

@@ -312,7 +312,10 @@ mod tests {
                 fs::create_dir(layout.attachment("c@eth0")).unwrap();
             }
             discard_if_unused(&dir, &layout).unwrap();
-            assert_eq!(children(&dir).unwrap(), if stays { vec!["0123456789abcdef".to_owned()] } else { vec![] });
+            assert_eq!(
+                children(&dir).unwrap(),
+                if stays { vec!["0123456789abcdef".to_owned()] } else { vec![] }
+            );
             remove_tree(&layout.attachment("c@eth0")).unwrap();
         }
         discard_if_unused(&dir, &layout).unwrap();
