@@ -47,7 +47,7 @@ impl Writer<'_> {
             }
         });
         let Err(error) = written else { return Ok(()) };
-        let rules: Vec<Rules> = before.iter().map(Saved::ours).collect();
+        let rules: Vec<Rules> = before.iter().map(Saved::restorable).collect();
         let undone = self.read().and_then(|found| self.replace(&rules, &found));
         Err(match undone {
             Ok(()) => error,
