@@ -16,7 +16,7 @@ use crate::mesh::{Mesh, SERVICES, captured, everywhere, outcomes};
 use crate::scene::{self, meddle};
 
 /// Runs the plugin where `script` has changed the mounts for it alone.
-fn run(mesh: &Mesh, verb: &str, script: &str) -> (bool, Value, Duration) {
+pub(crate) fn run(mesh: &Mesh, verb: &str, script: &str) -> (bool, Value, Duration) {
     let script = format!("{script}\nexec {}", bin::shunt().display());
     let started = Instant::now();
     let mut child = Command::new("unshare")

@@ -450,7 +450,8 @@ pub(crate) fn rules(netns: &Netns) -> Vec<String> {
     let mut found = Vec::new();
     for word in ["iptables-nft", "ip6tables-nft"] {
         let text = netns.run(&format!("{word}-save"), &[], "");
-        found.extend(text.lines().filter(|line| line.contains("SHUNT_")).map(|line| format!("{word} {line}")));
+        found
+            .extend(text.lines().filter(|line| line.contains("SHUNT_")).map(|line| format!("{word} {line}")));
     }
     found
 }

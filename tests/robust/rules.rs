@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use serde_json::json;
 
 use crate::bed::{Answer, Bed, Call, Place, Pod, all, in_parallel, rules};
+use crate::races::together;
 use crate::trace::{Act, Made, changes, run};
 
 /// Calls that change something, and those by which a tool is started and set up.
@@ -49,9 +50,12 @@ fn other(place: &Place, pod: &Pod) -> Call {
 fn captured(pod: &Pod) -> bool {
     let found = rules(&pod.netns);
     ["iptables-nft", "ip6tables-nft"].iter().all(|word| {
-        ["-A OUTPUT", "-A PREROUTING"].iter().all(|jump| {
-            found.iter().any(|rule| rule.starts_with(&format!("{word} {jump} -p tcp")))
-        }) && found.iter().any(|rule| rule.starts_with(&format!("{word} -A SHUNT_OUT")) && rule.ends_with("--to-ports 15001"))
+        ["-A OUTPUT", "-A PREROUTING"]
+            .iter()
+            .all(|jump| found.iter().any(|rule| rule.starts_with(&format!("{word} {jump} -p tcp"))))
+            && found.iter().any(|rule| {
+                rule.starts_with(&format!("{word} -A SHUNT_OUT")) && rule.ends_with("--to-ports 15001")
+            })
     })
 }
 
@@ -119,7 +123,8 @@ fn a_tool_does_nothing_after_its_plugin() {
     for at in 0..2 {
         let traced = run(&add(&place, &pod), asks, at, Act::Orphan);
         assert!(traced.reached);
-        let found: Vec<String> = rules(&pod.netns).into_iter().filter(|rule| at == 0 || rule.starts_with("ip6")).collect();
+        let found: Vec<String> =
+            rules(&pod.netns).into_iter().filter(|rule| at == 0 || rule.starts_with("ip6")).collect();
         assert_eq!(found, [""; 0], "{at}: written by a tool whose plugin is dead");
         place.del(&pod);
     }
@@ -194,7 +199,10 @@ fn add_and_its_tools_meet_errors() {
             let (at, error) = (spots[index], ERRORS[index % 3]);
             let traced = run(&add(&place, &pod), spoilable, at, Act::Fail(error as i32));
             let what = format!("{error}: {}", said(&traced.made, at, Act::Fail(error as i32)));
-            let is_answer = traced.made.get(at).is_some_and(|made| made.number == libc::SYS_write && made.arguments[0] == 1);
+            let is_answer = traced
+                .made
+                .get(at)
+                .is_some_and(|made| made.number == libc::SYS_write && made.arguments[0] == 1);
             if !is_answer {
                 whole_or_nothing(&place, &pod, &traced.answer, &what);
             }
@@ -204,4 +212,46 @@ fn add_and_its_tools_meet_errors() {
             assert!(left.is_empty(), "{what}: DEL left {left:?}; log {}", place.log());
         }
     });
+}
+
+/// A node that starts: all its pods at once.
+#[test]
+fn many_pods_at_once() {
+    let bed = Bed::new();
+    let place = bed.place_on_iptables();
+    let pods: Vec<Pod> = (0..30).map(|_| bed.pod()).collect();
+    let calls = |verb: &str| -> Vec<Call> { pods.iter().map(|pod| place.call(verb, pod)).collect() };
+    for verb in ["ADD", "CHECK", "ADD", "CHECK", "DEL"] {
+        for (answer, pod) in together(&calls(verb)).iter().zip(&pods) {
+            assert_eq!(answer.code, Some(0), "{verb}: {answer}");
+            assert_eq!(captured(pod), verb != "DEL");
+        }
+    }
+    pods.iter().for_each(|pod| place.nothing_of(pod));
+}
+
+/// Two attachments of one container share their rules: while one comes and goes the other's pod stays captured.
+#[test]
+fn two_attachments_at_once() {
+    let bed = Bed::new();
+    let (place, pod) = (bed.place_on_iptables(), bed.pod());
+    place.add(&pod);
+    let second = |verb: &str| place.call(verb, &pod).with("CNI_IFNAME", Some("net1"));
+    for round in 0..12 {
+        let verbs = if round % 2 == 0 { ["ADD", "DEL"] } else { ["DEL", "ADD"] };
+        let calls = [
+            second(verbs[0]),
+            add(&place, &pod),
+            second(verbs[1]),
+            place.call("CHECK", &pod),
+            second("CHECK"),
+        ];
+        for answer in together(&calls).iter().take(3) {
+            assert_eq!(answer.code, Some(0), "{answer}; {}", place.log());
+        }
+        assert!(captured(&pod), "round {round}");
+        place.check(&pod);
+    }
+    second("DEL").run().silent();
+    place.del(&pod);
 }

@@ -46,7 +46,8 @@ struct Look {
 pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
     let wanted = [rendered(job.plan, Family::V4)?, rendered(job.plan, Family::V6)?];
     let now = Instant::now();
-    let deadline = job.deadline.checked_sub(UNDOING).filter(|deadline| *deadline > now).unwrap_or(job.deadline);
+    let deadline =
+        job.deadline.checked_sub(UNDOING).filter(|deadline| *deadline > now).unwrap_or(job.deadline);
     let tools = tools(deadline);
     let name = job.attachment.pin_name();
     let marks = Marks::new(places.state_dir);
@@ -81,8 +82,7 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
         Ok(Look { held, flavours, has_address: super::ebpf::has_address(&interfaces) })
     };
     let again = !peers.is_empty() || matches!(job.before, Some(Receipt::Iptables { .. }));
-    let written =
-        inside(job.netns, deadline, look, |room, look| Ok(put(room, &tools, &wanted, look, again)));
+    let written = inside(job.netns, deadline, look, |room, look| Ok(put(room, &tools, &wanted, look, again)));
     let done = written.failed(Kind::Netns, || "working in the pod's network namespace").and_then(|put| {
         let Put { flavour, families } = put?;
         let states: Vec<Vec<String>> = wanted.iter().take(families.len()).map(state).collect();
@@ -102,17 +102,18 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
         })
     });
     match done {
-        Err(error) if !again && job.before.is_none() => {
-            Err(undone(places, &name, job, passthrough, error))
-        }
+        Err(error) if !again && job.before.is_none() => Err(undone(places, &name, job, passthrough, error)),
         done => done,
     }
 }
 
 /// After a first ADD that failed: whatever it left is taken out.
 fn undone(places: Places<'_>, name: &str, job: &Job<'_>, passthrough: bool, error: Error) -> Error {
-    let changes =
-        if passthrough { job.netns.run(|| Loopback { passthrough, dns_route: false }.revert()) } else { Ok(()) };
+    let changes = if passthrough {
+        job.netns.run(|| Loopback { passthrough, dns_route: false }.revert())
+    } else {
+        Ok(())
+    };
     let changes = changes.failed(Kind::Netns, || "undoing the ADD in the pod's namespace");
     // What cannot be taken out in time is what the mark is for: DEL does it.
     let deadline = job.deadline.max(Instant::now() + UNDOING);

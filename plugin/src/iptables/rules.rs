@@ -96,7 +96,8 @@ fn change(name: &str, wanted: Option<&Table>, found: Option<&Table>) -> String {
         }
     }
     // From the last one: a number counts those before it.
-    let mut old_jumps: Vec<(&str, usize)> = old_jumps.iter().map(|jump| (jump.from.as_str(), jump.at)).collect();
+    let mut old_jumps: Vec<(&str, usize)> =
+        old_jumps.iter().map(|jump| (jump.from.as_str(), jump.at)).collect();
     old_jumps.sort_unstable_by_key(|(_, at)| std::cmp::Reverse(*at));
     for (from, at) in old_jumps {
         writeln!(text, "-D {from} {at}");

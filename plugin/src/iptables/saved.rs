@@ -32,7 +32,7 @@ impl Saved {
     pub fn parse(text: &str) -> Outcome<Self> {
         let mut tables: Vec<SavedTable> = Vec::new();
         let mut open: Option<SavedTable> = None;
-        for line in text.lines() {
+        for line in whole_lines(text) {
             let strange =
                 || Fault::new("read what iptables-save prints", format!("it says {:?}", shortened(line)));
             match (line.chars().next(), &mut open) {
@@ -95,6 +95,20 @@ impl Saved {
     }
 }
 
+/// The lines of a text; the end of a line within quotes, in somebody's comment, ends none.
+fn whole_lines(text: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |c| {
+        let was_escaped = std::mem::take(&mut escaped);
+        match c {
+            '\\' => escaped = quoted && !was_escaped,
+            '"' if !was_escaped => quoted = !quoted,
+            _ => {}
+        }
+        c == '\n' && !quoted
+    })
+}
+
 fn is_ours(chain: &str) -> bool {
     chain.starts_with(PREFIX) && is_name(chain)
 }
@@ -128,9 +142,8 @@ const OPTIONS: [&str; 17] = [
 /// Whether a rule is made of nothing but what rules of ours are made of.
 pub(super) fn is_plain(rule: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-@,:/!".contains(c);
-    rule.split_ascii_whitespace().all(|word| {
-        word.chars().all(is_plain) && (!word.starts_with('-') || OPTIONS.contains(&word))
-    })
+    rule.split_ascii_whitespace()
+        .all(|word| word.chars().all(is_plain) && (!word.starts_with('-') || OPTIONS.contains(&word)))
 }
 
 fn is_jump(rule: &str) -> bool {
@@ -156,7 +169,9 @@ impl SavedTable {
         Table {
             name: self.name.clone(),
             chains: self.chains.iter().filter(|name| is_ours(name)).map(chain).collect(),
-            jumps: jumps.map(|(from, rule, at)| Jump { from: from.clone(), rule: rule.clone(), at }).collect(),
+            jumps: jumps
+                .map(|(from, rule, at)| Jump { from: from.clone(), rule: rule.clone(), at })
+                .collect(),
         }
     }
 
@@ -321,12 +336,13 @@ COMMIT
     /// Who may write rules in the pod writes their comments too, and the tool prints them as they are, with the end of a line in them.
     #[test]
     fn nothing_of_others_is_written() {
-        let evil = "*nat\n:OUTPUT ACCEPT [0:0]\n:SHUNT_Q - [0:0]\n:SHUNT_$(x) - [0:0]\n-A OUTPUT -m comment --comment \"a\n\
-                    -A OUTPUT --modprobe=/tmp/x -j SHUNT_Q\n-A --modprobe=/tmp/x -j SHUNT_Q\n-A SHUNT_Q -M /tmp/x -j RETURN\n\
-                    -A SHUNT_Q -p tcp -j RETURN\n-A OUTPUT -p tcp -j SHUNT_Q\nCOMMIT\n";
+        let evil = "*nat\n:OUTPUT ACCEPT [0:0]\n:SHUNT_Q - [0:0]\n:SHUNT_$(x) - [0:0]\n-A OUTPUT -m comment --comment \"a \\\" \\\\\n\
+                    -A OUTPUT --modprobe=/tmp/x -j SHUNT_Q\n\" -j RETURN\n-A OUTPUT --modprobe=/tmp/x -j SHUNT_Q\n\
+                    -A --modprobe=/tmp/x -j SHUNT_Q\n-A SHUNT_Q -M /tmp/x -j RETURN\n\
+                    -A OUTPUT -m comment --comment \"b -j SHUNT_Q\"\n-A SHUNT_Q -p tcp -j RETURN\n-A OUTPUT -p tcp -j SHUNT_Q\nCOMMIT\n";
         let saved = Saved::parse(evil).unwrap();
         let text = super::super::rules::transaction(&Rules::default(), &saved.ours());
-        assert_eq!(text, "*nat\n:SHUNT_Q - [0:0]\n-D OUTPUT 3\n-D OUTPUT 2\n-X SHUNT_Q\nCOMMIT\n");
+        assert_eq!(text, "*nat\n:SHUNT_Q - [0:0]\n-D OUTPUT 4\n-D OUTPUT 2\n-X SHUNT_Q\nCOMMIT\n");
         let text = super::super::rules::transaction(&saved.restorable(), &Rules::default());
         assert_eq!(
             text,

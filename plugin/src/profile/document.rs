@@ -209,7 +209,9 @@ fn weight(value: &Value) -> usize {
     own_weight(value)
         + match value {
             Value::Array(list) => list.iter().map(weight).sum::<usize>(),
-            Value::Object(map) => map.iter().map(|(key, value)| VALUE + key.len() + weight(value)).sum::<usize>(),
+            Value::Object(map) => {
+                map.iter().map(|(key, value)| VALUE + key.len() + weight(value)).sum::<usize>()
+            }
             _ => 0,
         }
 }
@@ -287,7 +289,10 @@ mod tests {
             assert!(yaml(&fill(unit)).is_err_and(|why| why.contains("bytes when read")), "{unit}");
         }
         for unit in [r#"{"":0},"#, "1,", "[],"] {
-            assert!(Document::parse(Format::GoJson, &fill(unit)).is_err_and(|bad| bad.why.contains("bytes when read")));
+            assert!(
+                Document::parse(Format::GoJson, &fill(unit))
+                    .is_err_and(|bad| bad.why.contains("bytes when read"))
+            );
         }
         for unit in ["65535,", "10.0.0.0/8,", "fd00:1234:5678::/48, "] {
             assert!(yaml(&fill(unit)).is_ok(), "{unit}");
