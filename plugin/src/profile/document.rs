@@ -14,9 +14,9 @@ const BYTES: usize = 256 * 1024;
 const DEPTH: usize = 32;
 /// Most memory that a document may take, about, in bytes; what aliases repeat is counted each time. Enough for every list of ports
 /// and networks that fits into [`BYTES`].
-const WEIGHT: usize = 4 * 1024 * 1024;
-/// What a value takes beside its text, and a map, which has room for eleven keys however few it holds.
-const VALUE: usize = 64;
+const WEIGHT: usize = 5 * 1024 * 1024;
+/// What a value takes beside its text, and a map however few keys it holds.
+const VALUE: usize = 96;
 const MAP: usize = 640;
 
 /// How a document is written, which is how the mesh reads it.
@@ -248,6 +248,9 @@ mod tests {
             (r#"{"a": {"b": true}, "c": []}"#, json!({"a": {"b": "true"}, "c": []})),
             ("a: &x [1]\nb: *x\n", json!({"a": ["1"], "b": ["1"]})),
             ("!!str 1", json!("1")),
+            // Its first key is a key, whatever the editor put before it.
+            ("\u{feff}a: 1", json!({"a": "1"})),
+            ("%YAML 1.1\n---\na: yes\rb: 0x10", json!({"a": "yes", "b": "0x10"})),
         ] {
             assert_eq!(yaml(text), Ok(value), "{text}");
         }
@@ -264,6 +267,13 @@ mod tests {
             ("a: [", "not YAML"),
             ("a: *b", "not YAML"),
             ("a: 1\n---\nb: 2\n", "more than one document"),
+            // Nothing hides what follows.
+            ("a: 1\n\0b: 2\n", "not YAML"),
+            ("a: 1\n#\0\nb: 2\n", "not YAML"),
+            ("a: 1\n...\nb: 2\n", "more than one document"),
+            ("{a: 1}\nb: 2", "not YAML"),
+            ("a: 1\u{85}b: 2", "not YAML"),
+            ("\"a\": 1\n'a': 2\n", "key \"a\" is there twice"),
             ("a: 1\na: 2\n", "line 2: key \"a\" is there twice"),
             ("<<: {a: 1}", "merge keys"),
             ("[a]: b", "a key is no text"),
