@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use shunt_tests::need;
 use shunt_tests::net::Shape;
 use shunt_tests::node::{Node, PROXY};
 
@@ -131,6 +132,42 @@ fn rules_of_others() {
         let text = mesh.pod.netns.run(&format!("iptables-{flavour}-save"), &[], "");
         assert!(!text.contains("-j SHUNT_IN") && !text.contains(":SHUNT_"), "{text}");
     }
+}
+
+/// A table `nat` that `nft` wrote is there and iptables shows nothing of it, with success.
+#[test]
+fn a_table_that_iptables_cannot_show() {
+    need::tool("nft");
+    let native = "table ip nat {\n chain OUTPUT {\n type nat hook output priority -100\n tcp dport { 25, 26 } redirect to :1\n }\n}\n";
+    let mesh = scene::before_add();
+    mesh.pod.netns.run("nft", &["-f", "-"], native);
+    let listed = || mesh.pod.netns.run("nft", &["list", "ruleset"], "");
+    let before = listed();
+    let (code, said) = mesh.node.call("ADD", &mesh.pod, "eth0").refused();
+    assert!(code == 103 && said.contains("iptables cannot show"), "{code} {said}");
+    assert!(!listed().contains("SHUNT_") && listed().contains("table ip nat"), "{before} {}", listed());
+    assert_eq!(mesh.node.kept(), [].into());
+    // Tables of other names and families are nobody's business.
+    mesh.pod.netns.run("nft", &["delete", "table", "ip", "nat"], "");
+    mesh.pod.netns.run(
+        "nft",
+        &["-f", "-"],
+        &native.replace("table ip nat", "table inet other").replace("-100", "-90"),
+    );
+    mesh.add();
+    mesh.node.call("CHECK", &mesh.pod, "eth0").ok();
+    // What nft adds later is seen by CHECK, and DEL does not say that it has removed what it cannot see.
+    mesh.pod.netns.run("nft", &["-f", "-"], "add set ip nat others { type ipv4_addr; }\ninsert rule ip nat OUTPUT ip protocol tcp ip daddr @others redirect to :1\n");
+    mesh.node.call("CHECK", &mesh.pod, "eth0").refused();
+    mesh.node.call("ADD", &mesh.pod, "eth0").refused();
+    mesh.node.call("DEL", &mesh.pod, "eth0").ok();
+    assert_ne!(mesh.node.kept(), [].into());
+    let text = mesh.pod.netns.run("nft", &["-a", "list", "chain", "ip", "nat", "OUTPUT"], "");
+    let handle =
+        text.lines().find(|line| line.contains("@others")).and_then(|line| line.rsplit(' ').next()).unwrap();
+    mesh.pod.netns.run("nft", &["delete", "rule", "ip", "nat", "OUTPUT", "handle", handle], "");
+    mesh.node.del(&mesh.pod);
+    assert!(!listed().contains("SHUNT_"), "{}", listed());
 }
 
 /// Who may write rules in the pod puts a line of his own into what the tool prints: it is not written back.

@@ -181,6 +181,8 @@ fn put(room: &Room, tools: &Tools, wanted: &[Rules; 2], look: Look, again: bool)
         return Err(super::ebpf::no_address());
     }
     let families = look.held.families();
+    // Tables of somebody else may be such that iptables cannot show them: that is to be known before anything is written.
+    let again = again || look.held.nft_tables == Some(true);
     let tried = flavours.iter().try_fold(None::<Error>, |first, flavour| {
         let Some(set) = tools.of(*flavour) else { return ControlFlow::Continue(first) };
         let writer = Writer { room, set, families };
@@ -267,13 +269,13 @@ fn remove_until(places: Places<'_>, name: &str, deadline: Instant) -> Result<(),
             .failed(Kind::Io, || "reading the marks of the container's rules")?
             .is_empty()
     {
-        clean(&netns, &mark.flavours, deadline)?;
+        clean(&netns, &mark.flavours, mark.generation > 0, deadline)?;
     }
     marks.remove(name).failed(Kind::Io, || "removing the mark of the attachment's rules")
 }
 
 /// Takes all of ours out of a namespace.
-fn clean(netns: &Netns, flavours: &[Flavour], deadline: Instant) -> Result<(), Error> {
+fn clean(netns: &Netns, flavours: &[Flavour], written: bool, deadline: Instant) -> Result<(), Error> {
     let tools = tools(deadline);
     let cleaned = inside(netns, deadline, held, |room, held| {
         let mut first = Ok(());
@@ -284,7 +286,7 @@ fn clean(netns: &Netns, flavours: &[Flavour], deadline: Instant) -> Result<(), E
             };
             let removed = match tools.of(*flavour) {
                 _ if !has_tables => Ok(()),
-                Some(set) => Writer { room, set, families: held.families() }.remove(),
+                Some(set) => Writer { room, set, families: held.families() }.remove(written),
                 None => Err(no_iptables(&format!("the tools of the {} flavour are gone", flavour.as_str()))),
             };
             first = first.and(removed);
@@ -305,7 +307,7 @@ pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<()
     }
     // The path of ADD may be gone while the namespace is not; then the rules are still there.
     if !Netns::open(path).is_ok_and(|opened| opened.identity() == netns.identity()) {
-        clean(netns, &[*flavour], Instant::now() + PATIENCE)?;
+        clean(netns, &[*flavour], true, Instant::now() + PATIENCE)?;
     }
     Changes::of(receipt).revert(netns).failed(Kind::Netns, || "giving the namespace its settings back")
 }

@@ -14,6 +14,8 @@ use crate::fault::{Fault, Outcome};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Saved {
     tables: Vec<SavedTable>,
+    /// Tables that are there and not shown: `nft` has written into them what iptables has no words for.
+    hidden: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,12 +33,14 @@ impl Saved {
     /// It is no such text, or ends too soon.
     pub fn parse(text: &str) -> Outcome<Self> {
         let mut tables: Vec<SavedTable> = Vec::new();
+        let mut hidden = Vec::new();
         let mut open: Option<SavedTable> = None;
         for line in whole_lines(text) {
             let strange =
                 || Fault::new("read what iptables-save prints", format!("it says {:?}", shortened(line)));
             match (line.chars().next(), &mut open) {
-                (None | Some('#'), _) => {}
+                (Some('#'), _) => hidden.extend(hidden_table(line).map(str::to_owned)),
+                (None, _) => {}
                 (Some('*'), None) => {
                     let name = line.trim_start_matches('*').to_owned();
                     if !is_name(&name) {
@@ -59,7 +63,7 @@ impl Saved {
             }
         }
         match open {
-            None => Ok(Self { tables }),
+            None => Ok(Self { tables, hidden }),
             Some(table) => Err(Fault::new(
                 "read what iptables-save prints",
                 format!("it ends within table {:?}", shortened(&table.name)),
@@ -71,6 +75,11 @@ impl Saved {
     pub fn ours(&self) -> Rules {
         let tables = self.tables.iter().map(SavedTable::ours);
         Rules { tables: tables.filter(|table| !table.chains.is_empty() || !table.jumps.is_empty()).collect() }
+    }
+
+    /// True of a table whose rules are not shown.
+    pub fn hides(&self, table: &str) -> bool {
+        self.hidden.iter().any(|hidden| hidden == table)
     }
 
     /// The same as it can be written again: rules in the words that ours are made of. Others are somebody else's in a chain of
@@ -93,6 +102,12 @@ impl Saved {
         state.sort();
         state
     }
+}
+
+/// ``# Table `nat' is incompatible, use 'nft' tool.``
+fn hidden_table(line: &str) -> Option<&str> {
+    let (name, rest) = line.split_once('`')?.1.split_once('\'')?;
+    rest.starts_with(" is incompatible").then_some(name)
 }
 
 /// The lines of a text; the end of a line within quotes, in somebody's comment, ends none.
@@ -208,7 +223,7 @@ pub fn state(rules: &Rules) -> Vec<String> {
         }
         tables.push(table);
     }
-    Saved { tables }.state()
+    Saved { tables, hidden: Vec::new() }.state()
 }
 
 /// The first line in which two states differ, for people; none when they are the same.
@@ -372,5 +387,11 @@ COMMIT
             assert!(Saved::parse(text).is_err(), "{text:?}");
         }
         assert_eq!(Saved::parse("").unwrap(), Saved::default());
+        let saved = Saved::parse("# Table `nat' is incompatible, use 'nft' tool.\n*raw\nCOMMIT\n").unwrap();
+        assert!(saved.hides("nat") && !saved.hides("raw"));
+        let saved =
+            Saved::parse("# Table `nat' contains incompatible base-chains, use 'nft' tool to list them.\n")
+                .unwrap();
+        assert!(!saved.hides("nat"));
     }
 }
