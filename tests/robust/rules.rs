@@ -227,7 +227,9 @@ fn many_pods_at_once() {
             assert_eq!(captured(pod), verb != "DEL");
         }
     }
-    pods.iter().for_each(|pod| place.nothing_of(pod));
+    for pod in &pods {
+        place.nothing_of(pod);
+    }
 }
 
 /// Two attachments of one container share their rules: while one comes and goes the other's pod stays captured.
