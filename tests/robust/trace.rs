@@ -182,7 +182,7 @@ pub(crate) fn run(call: &Call, counted: impl Fn(&Made) -> bool, at: usize, act: 
     ptrace(libc::PTRACE_SETOPTIONS, leader, 0, usize::try_from(options).unwrap_or(0));
     resume(leader, 0);
     let (made, failing, others) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
-    let mut watch = Watch { leader, at, act, made, failing, others, reached: false };
+    let mut watch = Watch { leader, at, act, made, failing, others, own: BTreeMap::new(), reached: false };
     let mut ended = None;
     let status = loop {
         let mut status = 0;
@@ -227,6 +227,8 @@ struct Watch {
     failing: BTreeMap<libc::pid_t, i32>,
     /// Threads and children of the plugin whose end has not been seen.
     others: BTreeSet<libc::pid_t>,
+    /// Whether a thread is the plugin's own.
+    own: BTreeMap<libc::pid_t, bool>,
     reached: bool,
 }
 
@@ -265,7 +267,9 @@ impl Watch {
             let bytes = bytes_at::<4>(pid, info.arguments[1]);
             u32::from_ne_bytes(bytes)
         });
-        let made = Made { number, arguments: info.arguments, path, loads, own: group(pid) == self.leader };
+        let leader = self.leader;
+        let own = *self.own.entry(pid).or_insert_with(|| group(pid) == leader);
+        let made = Made { number, arguments: info.arguments, path, loads, own };
         if !counted(&made) {
             return;
         }
