@@ -11,6 +11,7 @@
 
 mod datagrams;
 mod host;
+mod hostile;
 mod life;
 #[path = "../netns/mesh.rs"]
 #[expect(dead_code, reason = "made for another suite, which needs more of it")]

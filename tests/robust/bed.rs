@@ -249,6 +249,11 @@ impl Bed {
         self.place_for("auto")
     }
 
+    /// The same for rules.
+    pub(crate) fn place_on_iptables(&self) -> Place {
+        self.place_for("iptables")
+    }
+
     fn place_for(&self, backend: &'static str) -> Place {
         let number = self.number();
         let parent = Path::new(BPF_ROOT).join(self.scratch.name());
@@ -392,6 +397,9 @@ impl Place {
             .filter(|path| path.contains(name.as_str()))
             .collect();
         found.extend(kernel::entries(&self.bpf, pod.cookie));
+        if self.backend == "iptables" {
+            found.extend(rules(&pod.netns));
+        }
         found
     }
 
@@ -435,6 +443,17 @@ impl Place {
         let log = shunt_tests::runtime_call::tail(&self.log);
         log.lines().rev().take(4).collect::<Vec<_>>().join("\n")
     }
+}
+
+/// Rules and chains of ours in a pod, and the address that comes with them.
+pub(crate) fn rules(netns: &Netns) -> Vec<String> {
+    let mut found = Vec::new();
+    for word in ["iptables-nft", "ip6tables-nft"] {
+        let text = netns.run(&format!("{word}-save"), &[], "");
+        found
+            .extend(text.lines().filter(|line| line.contains("SHUNT_")).map(|line| format!("{word} {line}")));
+    }
+    found
 }
 
 fn list_one(dir: &Path) -> Vec<PathBuf> {

@@ -23,6 +23,7 @@ mod many;
 mod probe;
 mod proof;
 mod races;
+mod rules;
 mod state;
 mod time;
 mod trace;

@@ -9,7 +9,7 @@ use crate::bed::{Answer, Bed, Call, Place, Pod};
 const AT_ONCE: usize = 8;
 
 /// Runs all at once and waits for all answers.
-fn together(calls: &[Call]) -> Vec<Answer> {
+pub(crate) fn together(calls: &[Call]) -> Vec<Answer> {
     let gate = std::sync::Barrier::new(calls.len());
     std::thread::scope(|scope| {
         let running: Vec<_> = calls

@@ -20,6 +20,10 @@ pub(crate) enum Act {
     Watch,
     /// SIGKILL before it is made.
     Kill,
+    /// The same, and what the plugin has started runs on to its own end.
+    Orphan,
+    /// SIGKILL, of the program that makes it: the plugin or a tool it runs.
+    KillCaller,
     /// It is not made, and fails with this number.
     Fail(i32),
 }
@@ -35,6 +39,8 @@ pub(crate) struct Made {
     pub(crate) path: String,
     /// The type of the program, of a `bpf` that loads one.
     pub(crate) loads: Option<u32>,
+    /// Whether the plugin makes it, and not a tool that it runs.
+    pub(crate) own: bool,
 }
 
 /// A run that was watched.
@@ -117,6 +123,13 @@ fn bytes_at<const N: usize>(pid: libc::pid_t, address: u64) -> [u8; N] {
     bytes
 }
 
+/// The process a thread is of.
+fn group(thread: libc::pid_t) -> libc::pid_t {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+    line.and_then(|id| id.trim().parse().ok()).unwrap_or(thread)
+}
+
 fn text_at(pid: libc::pid_t, address: u64) -> String {
     let bytes = bytes_at::<256>(pid, address);
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
@@ -169,18 +182,24 @@ pub(crate) fn run(call: &Call, counted: impl Fn(&Made) -> bool, at: usize, act: 
     ptrace(libc::PTRACE_SETOPTIONS, leader, 0, usize::try_from(options).unwrap_or(0));
     resume(leader, 0);
     let (made, failing, others) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
-    let mut watch = Watch { leader, at, act, made, failing, others, reached: false };
+    let mut watch = Watch { leader, at, act, made, failing, others, own: BTreeMap::new(), reached: false };
+    let mut ended = None;
     let status = loop {
         let mut status = 0;
         // SAFETY: a place for the status; only children and tracees of this thread are waited for.
         let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::__WNOTHREAD) };
+        if let (true, Some(ended)) = (pid < 0, ended) {
+            break ended;
+        }
         assert!(pid > 0, "the plugin is gone without a word");
         if libc::WIFSTOPPED(status) {
             watch.stopped(pid, status, &counted);
-        } else if pid == leader {
-            break status;
-        } else {
+        } else if pid != leader {
             watch.others.remove(&pid);
+        } else if act == Act::Orphan {
+            ended = Some(status);
+        } else {
+            break status;
         }
     };
     // A child that was stopped when its parent was killed is nobody's to resume. Threads are gone with their leader.
@@ -208,6 +227,8 @@ struct Watch {
     failing: BTreeMap<libc::pid_t, i32>,
     /// Threads and children of the plugin whose end has not been seen.
     others: BTreeSet<libc::pid_t>,
+    /// Whether a thread is the plugin's own.
+    own: BTreeMap<libc::pid_t, bool>,
     reached: bool,
 }
 
@@ -246,7 +267,9 @@ impl Watch {
             let bytes = bytes_at::<4>(pid, info.arguments[1]);
             u32::from_ne_bytes(bytes)
         });
-        let made = Made { number, arguments: info.arguments, path, loads };
+        let leader = self.leader;
+        let own = *self.own.entry(pid).or_insert_with(|| group(pid) == leader);
+        let made = Made { number, arguments: info.arguments, path, loads, own };
         if !counted(&made) {
             return;
         }
@@ -257,9 +280,13 @@ impl Watch {
         self.reached = true;
         match self.act {
             Act::Watch => {}
-            Act::Kill => {
+            Act::Kill | Act::Orphan => {
                 // SAFETY: our own child, which has not been waited for.
                 unsafe { libc::kill(self.leader, libc::SIGKILL) };
+            }
+            Act::KillCaller => {
+                // SAFETY: it is stopped at a call, so the id is still its own.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
             }
             Act::Fail(error) => {
                 skip(pid);

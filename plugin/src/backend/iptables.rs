@@ -32,6 +32,9 @@ use crate::record::Records;
 /// How long one tool may take to say its version, and all of them to work in a DEL or a CHECK.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// How much of an ADD's time is kept for undoing it.
+const UNDOING: Duration = Duration::from_secs(1);
+
 /// What is seen in the namespace before anything is hidden.
 struct Look {
     held: Held,
@@ -42,7 +45,10 @@ struct Look {
 /// Prepare, mark, write, verify. See [`super::install`].
 pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
     let wanted = [rendered(job.plan, Family::V4)?, rendered(job.plan, Family::V6)?];
-    let tools = tools(job.deadline);
+    let now = Instant::now();
+    let deadline =
+        job.deadline.checked_sub(UNDOING).filter(|deadline| *deadline > now).unwrap_or(job.deadline);
+    let tools = tools(deadline);
     let name = job.attachment.pin_name();
     let marks = Marks::new(places.state_dir);
     let earlier = earlier(places, &marks, &name, job)?;
@@ -76,8 +82,7 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
         Ok(Look { held, flavours, has_address: super::ebpf::has_address(&interfaces) })
     };
     let again = !peers.is_empty() || matches!(job.before, Some(Receipt::Iptables { .. }));
-    let written =
-        inside(job.netns, job.deadline, look, |room, look| Ok(put(room, &tools, &wanted, look, again)));
+    let written = inside(job.netns, deadline, look, |room, look| Ok(put(room, &tools, &wanted, look, again)));
     let done = written.failed(Kind::Netns, || "working in the pod's network namespace").and_then(|put| {
         let Put { flavour, families } = put?;
         let states: Vec<Vec<String>> = wanted.iter().take(families.len()).map(state).collect();
@@ -97,19 +102,22 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
         })
     });
     match done {
-        Err(error) if !again && job.before.is_none() => {
-            Err(undone(places, &name, job.netns, passthrough, error))
-        }
+        Err(error) if !again && job.before.is_none() => Err(undone(places, &name, job, passthrough, error)),
         done => done,
     }
 }
 
 /// After a first ADD that failed: whatever it left is taken out.
-fn undone(places: Places<'_>, name: &str, netns: &Netns, passthrough: bool, error: Error) -> Error {
-    let changes =
-        if passthrough { netns.run(|| Loopback { passthrough, dns_route: false }.revert()) } else { Ok(()) };
+fn undone(places: Places<'_>, name: &str, job: &Job<'_>, passthrough: bool, error: Error) -> Error {
+    let changes = if passthrough {
+        job.netns.run(|| Loopback { passthrough, dns_route: false }.revert())
+    } else {
+        Ok(())
+    };
     let changes = changes.failed(Kind::Netns, || "undoing the ADD in the pod's namespace");
-    match remove(places, name).and(changes) {
+    // What cannot be taken out in time is what the mark is for: DEL does it.
+    let deadline = job.deadline.max(Instant::now() + UNDOING);
+    match remove_until(places, name, deadline).and(changes) {
         Ok(()) => error,
         Err(undo) => error.with_undo(undo),
     }
@@ -173,6 +181,8 @@ fn put(room: &Room, tools: &Tools, wanted: &[Rules; 2], look: Look, again: bool)
         return Err(super::ebpf::no_address());
     }
     let families = look.held.families();
+    // Tables of somebody else may be such that iptables cannot show them: that is to be known before anything is written.
+    let again = again || look.held.nft_tables == Some(true);
     let tried = flavours.iter().try_fold(None::<Error>, |first, flavour| {
         let Some(set) = tools.of(*flavour) else { return ControlFlow::Continue(first) };
         let writer = Writer { room, set, families };
@@ -247,6 +257,10 @@ fn first_difference(places: Places<'_>, name: &str, found: &[Vec<String>]) -> Op
 
 /// See [`super::remove`]. Without a mark there is nothing.
 pub fn remove(places: Places<'_>, name: &str) -> Result<(), Error> {
+    remove_until(places, name, Instant::now() + PATIENCE)
+}
+
+fn remove_until(places: Places<'_>, name: &str, deadline: Instant) -> Result<(), Error> {
     let marks = Marks::new(places.state_dir);
     if let Some(mark) = marks.read(name)
         && let Some(netns) = mark.open()
@@ -255,14 +269,13 @@ pub fn remove(places: Places<'_>, name: &str) -> Result<(), Error> {
             .failed(Kind::Io, || "reading the marks of the container's rules")?
             .is_empty()
     {
-        clean(&netns, &mark.flavours)?;
+        clean(&netns, &mark.flavours, mark.generation > 0, deadline)?;
     }
     marks.remove(name).failed(Kind::Io, || "removing the mark of the attachment's rules")
 }
 
 /// Takes all of ours out of a namespace.
-fn clean(netns: &Netns, flavours: &[Flavour]) -> Result<(), Error> {
-    let deadline = Instant::now() + PATIENCE;
+fn clean(netns: &Netns, flavours: &[Flavour], written: bool, deadline: Instant) -> Result<(), Error> {
     let tools = tools(deadline);
     let cleaned = inside(netns, deadline, held, |room, held| {
         let mut first = Ok(());
@@ -273,7 +286,7 @@ fn clean(netns: &Netns, flavours: &[Flavour]) -> Result<(), Error> {
             };
             let removed = match tools.of(*flavour) {
                 _ if !has_tables => Ok(()),
-                Some(set) => Writer { room, set, families: held.families() }.remove(),
+                Some(set) => Writer { room, set, families: held.families() }.remove(written),
                 None => Err(no_iptables(&format!("the tools of the {} flavour are gone", flavour.as_str()))),
             };
             first = first.and(removed);
@@ -294,7 +307,7 @@ pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<()
     }
     // The path of ADD may be gone while the namespace is not; then the rules are still there.
     if !Netns::open(path).is_ok_and(|opened| opened.identity() == netns.identity()) {
-        clean(netns, &[*flavour])?;
+        clean(netns, &[*flavour], true, Instant::now() + PATIENCE)?;
     }
     Changes::of(receipt).revert(netns).failed(Kind::Netns, || "giving the namespace its settings back")
 }

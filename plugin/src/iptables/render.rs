@@ -16,6 +16,8 @@
 //! Chains of `nat` and `filter` are entered by a jump from the kernel's chain and go on by `-g`, so that a RETURN anywhere means
 //! "left alone".
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -38,6 +40,7 @@ const PLAIN: &str = "._-@";
 /// [`Kind::Unsupported`] naming what rules cannot express.
 pub fn rendered(plan: &Plan, family: Family) -> Result<Rules, Error> {
     expressible(plan)?;
+    let plan = &without_repetition(plan.clone());
     let render = Render { plan, family, lists: Lists::new(plan, family) };
     let tables = [render.raw(), render.mangle(), render.filter(), Some(render.nat())];
     Ok(Rules { tables: tables.into_iter().flatten().collect() })
@@ -60,6 +63,30 @@ fn expressible(plan: &Plan) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The same plan with each rule once: whoever writes an annotation may repeat a port a hundred thousand times.
+fn without_repetition(mut plan: Plan) -> Plan {
+    for ids in [&mut plan.exempt_uids, &mut plan.exempt_gids, &mut plan.outbound.exclude_uids] {
+        once(ids);
+    }
+    let inbound = &mut plan.inbound;
+    for ranges in
+        [&mut plan.outbound.extra_ports, &mut plan.outbound.exclude_ports, &mut inbound.exclude_ports]
+    {
+        once(ranges);
+    }
+    if let Include::Only(ranges) = &mut inbound.ports {
+        once(ranges);
+    }
+    once(&mut plan.exclude_interfaces);
+    plan
+}
+
+/// Keeps the first of what is the same, in its place.
+fn once<T: Clone + Eq + Hash>(list: &mut Vec<T>) {
+    let mut seen = HashSet::with_capacity(list.len());
+    list.retain(|item| seen.insert(item.clone()));
 }
 
 struct Render<'a> {
@@ -358,7 +385,7 @@ fn table(name: &str, mut chains: Chains, jumps: &[(&str, String)]) -> Table {
             chains.0.push(Chain { name: target.to_owned(), rules: Vec::new() });
         }
     }
-    let jumps = jumps.iter().map(|(from, rule)| Jump { from: (*from).to_owned(), rule: rule.clone() });
+    let jumps = jumps.iter().map(|(from, rule)| Jump { from: (*from).to_owned(), rule: rule.clone(), at: 0 });
     Table { name: name.to_owned(), chains: chains.0, jumps: jumps.collect() }
 }
 

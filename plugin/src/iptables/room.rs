@@ -92,10 +92,12 @@ pub struct Run<'a> {
     pub writes: bool,
 }
 
-/// Most that a tool may print.
-const OUTPUT_MAX: usize = 64 * 1024 * 1024;
+/// Most that a tool may print: a hundred thousand rules.
+const OUTPUT_MAX: usize = 16 * 1024 * 1024;
 /// Most of an error message that is kept.
 const ERROR_MAX: usize = 2048;
+/// How often one pipe is read before the others, and the clock, have their turn.
+const READS: usize = 16;
 
 impl Room {
     /// No room: tools run where the plugin is. For what only speaks of itself.
@@ -151,23 +153,24 @@ impl Room {
     fn wait(&self, started: &mut [Running]) -> Outcome<()> {
         let what = || "wait for iptables";
         let left = self.deadline.saturating_duration_since(Instant::now());
+        let names = || started.iter().map(|running| running.name.as_str()).collect::<Vec<_>>().join(", ");
+        // One that prints without end keeps `poll` from ever saying so.
+        if left.is_zero() {
+            return Err(late(&names()));
+        }
         let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
         let open = || started.iter().flat_map(|running| &running.pipes).filter_map(|pipe| pipe.file.as_ref());
         let mut fds: Vec<PollFd<'_>> =
             open().map(|file| PollFd::new(file.as_fd(), PollFlags::POLLIN)).collect();
         match poll(&mut fds, timeout) {
-            Ok(0) => {
-                return Err(late(
-                    &started.iter().map(|running| running.name.as_str()).collect::<Vec<_>>().join(", "),
-                ));
-            }
+            Ok(0) => return Err(late(&names())),
             Err(nix::errno::Errno::EINTR) => return Ok(()),
             other => other.tried(what)?,
         };
         for pipe in started.iter_mut().flat_map(|running| &mut running.pipes) {
             pipe.drain().tried(what)?;
         }
-        Ok(())
+        started.iter().try_for_each(Running::within_bounds)
     }
 }
 
@@ -190,6 +193,7 @@ fn input(text: &str) -> io::Result<File> {
 #[expect(unsafe_code, reason = "pre_exec, and system calls that act on the calling process")]
 fn prepare(command: &mut Command, userns: Option<&File>) {
     let userns = userns.map(std::os::fd::AsRawFd::as_raw_fd);
+    let plugin = std::process::id();
     let before_exec = move || {
         let done = |result: libc::c_long| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
         if let Some(userns) = userns {
@@ -210,6 +214,10 @@ fn prepare(command: &mut Command, userns: Option<&File>) {
             }
             // A plugin that is killed takes its tools with it.
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            // One that was killed before that call tells nobody. A tool that ran on would write beside the DEL that follows.
+            if libc::getppid().cast_unsigned() != plugin {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
         }
         Ok(())
     };
@@ -234,10 +242,11 @@ impl Pipe {
         Ok(Self { file: Some(File::from(fd)), text: Vec::new(), most, overrun: false })
     }
 
-    /// Takes what there is; keeps as much as may be.
+    /// Takes what there is, or a part of it where there is more and more; keeps as much as may be.
     fn drain(&mut self) -> io::Result<()> {
         let mut buffer = [0; 16 * 1024];
-        while let Some(file) = &mut self.file {
+        for _ in 0..READS {
+            let Some(file) = &mut self.file else { return Ok(()) };
             match file.read(&mut buffer) {
                 Ok(0) => self.file = None,
                 Ok(count) => {
@@ -277,6 +286,16 @@ impl Running {
         self.pipes.iter().any(|pipe| pipe.file.is_some())
     }
 
+    fn within_bounds(&self) -> Outcome<()> {
+        match self.pipes.first() {
+            Some(output) if output.overrun => {
+                let what = format!("run {}", self.name);
+                Err(Fault::new(what, format!("it printed more than {OUTPUT_MAX} bytes")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until the child may have ended.
     #[expect(unsafe_code, reason = "nix has no pidfd_open")]
     fn pause(&self) -> io::Result<()> {
@@ -308,14 +327,11 @@ impl Running {
             }
             self.pause().tried(|| what.clone())?;
         };
-        let [output, error] = self.pipes.as_slice() else {
+        let [output, error] = self.pipes.as_mut_slice() else {
             return Err(Fault::new(what, "it has no output"));
         };
-        if output.overrun {
-            return Err(Fault::new(what, format!("it printed more than {OUTPUT_MAX} bytes")));
-        }
         if status.success() {
-            return String::from_utf8(output.text.clone()).tried(|| what);
+            return String::from_utf8(std::mem::take(&mut output.text)).tried(|| what);
         }
         Err(Fault::new(what, format!("{status}: {}", error.said().replace('\n', " "))))
     }

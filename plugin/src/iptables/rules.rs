@@ -36,6 +36,8 @@ pub struct Jump {
     pub from: String,
     /// The rule, without `-A` and the name.
     pub rule: String,
+    /// Its number in the chain, of one that was found there.
+    pub at: usize,
 }
 
 /// Order in which tables are written: what captures comes last, when all that it needs is there.
@@ -54,6 +56,8 @@ impl Rules {
 
 /// Text for `iptables-restore --noflush` that turns `found` into `wanted`. Each table changes at once: at no moment is a chain of
 /// ours empty, and jumps come to the top again. Empty when there is nothing on either side.
+///
+/// Of `found` no more than names and numbers go into the text: who may write rules in the pod is not to write what the host's tool reads.
 pub fn transaction(wanted: &Rules, found: &Rules) -> String {
     let mut text = String::new();
     let others = wanted.tables.iter().chain(&found.tables).map(|table| table.name.as_str());
@@ -91,11 +95,15 @@ fn change(name: &str, wanted: Option<&Table>, found: Option<&Table>) -> String {
             writeln!(text, "-A {name} {rule}");
         }
     }
-    for Jump { from, rule } in old_jumps {
-        writeln!(text, "-D {from} {rule}");
+    // From the last one: a number counts those before it.
+    let mut old_jumps: Vec<(&str, usize)> =
+        old_jumps.iter().map(|jump| (jump.from.as_str(), jump.at)).collect();
+    old_jumps.sort_unstable_by_key(|(_, at)| std::cmp::Reverse(*at));
+    for (from, at) in old_jumps {
+        writeln!(text, "-D {from} {at}");
     }
     // Each at the top, the first one last.
-    for Jump { from, rule } in jumps.iter().rev() {
+    for Jump { from, rule, .. } in jumps.iter().rev() {
         writeln!(text, "-I {from} {rule}");
     }
     for name in stale {
@@ -111,12 +119,12 @@ mod tests {
 
     fn rules(rule: &str, chains: &[&str]) -> Rules {
         let chain = |name: &&str| Chain { name: (*name).to_owned(), rules: vec![rule.to_owned()] };
-        let jump = |rule: &str| Jump { from: "OUTPUT".to_owned(), rule: rule.to_owned() };
+        let jump = |rule: &str, at| Jump { from: "OUTPUT".to_owned(), rule: rule.to_owned(), at };
         Rules {
             tables: vec![Table {
                 name: "nat".to_owned(),
                 chains: chains.iter().map(chain).collect(),
-                jumps: vec![jump("-p tcp -j SHUNT_A"), jump("-p udp -j SHUNT_A")],
+                jumps: vec![jump("-p tcp -j SHUNT_A", 1), jump("-p udp -j SHUNT_A", 3)],
             }],
         }
     }
@@ -132,12 +140,12 @@ mod tests {
         );
         assert_eq!(
             transaction(&two, &one),
-            "*nat\n:SHUNT_A - [0:0]\n:SHUNT_B - [0:0]\n-A SHUNT_A -j ACCEPT\n-D OUTPUT -p tcp -j SHUNT_A\n\
-             -D OUTPUT -p udp -j SHUNT_A\n-I OUTPUT -p udp -j SHUNT_A\n-I OUTPUT -p tcp -j SHUNT_A\n-X SHUNT_B\nCOMMIT\n"
+            "*nat\n:SHUNT_A - [0:0]\n:SHUNT_B - [0:0]\n-A SHUNT_A -j ACCEPT\n-D OUTPUT 3\n\
+             -D OUTPUT 1\n-I OUTPUT -p udp -j SHUNT_A\n-I OUTPUT -p tcp -j SHUNT_A\n-X SHUNT_B\nCOMMIT\n"
         );
         assert_eq!(
             transaction(&none, &two),
-            "*nat\n:SHUNT_A - [0:0]\n-D OUTPUT -p tcp -j SHUNT_A\n-D OUTPUT -p udp -j SHUNT_A\n-X SHUNT_A\nCOMMIT\n"
+            "*nat\n:SHUNT_A - [0:0]\n-D OUTPUT 3\n-D OUTPUT 1\n-X SHUNT_A\nCOMMIT\n"
         );
         assert_eq!(transaction(&none, &none), "");
         assert!(none.is_empty() && !one.is_empty());

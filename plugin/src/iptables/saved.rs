@@ -1,5 +1,6 @@
 //! What `iptables-save` says, as values. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use ipnetwork::IpNetwork;
@@ -13,6 +14,8 @@ use crate::fault::{Fault, Outcome};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Saved {
     tables: Vec<SavedTable>,
+    /// Tables that are there and not shown: `nft` has written into them what iptables has no words for.
+    hidden: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,14 +33,19 @@ impl Saved {
     /// It is no such text, or ends too soon.
     pub fn parse(text: &str) -> Outcome<Self> {
         let mut tables: Vec<SavedTable> = Vec::new();
+        let mut hidden = Vec::new();
         let mut open: Option<SavedTable> = None;
-        for line in text.lines() {
+        for line in whole_lines(text) {
             let strange =
                 || Fault::new("read what iptables-save prints", format!("it says {:?}", shortened(line)));
             match (line.chars().next(), &mut open) {
-                (None | Some('#'), _) => {}
+                (Some('#'), _) => hidden.extend(hidden_table(line).map(str::to_owned)),
+                (None, _) => {}
                 (Some('*'), None) => {
                     let name = line.trim_start_matches('*').to_owned();
+                    if !is_name(&name) {
+                        return Err(strange());
+                    }
                     open = Some(SavedTable { name, ..SavedTable::default() });
                 }
                 (Some(':'), Some(table)) => {
@@ -55,7 +63,7 @@ impl Saved {
             }
         }
         match open {
-            None => Ok(Self { tables }),
+            None => Ok(Self { tables, hidden }),
             Some(table) => Err(Fault::new(
                 "read what iptables-save prints",
                 format!("it ends within table {:?}", shortened(&table.name)),
@@ -69,6 +77,22 @@ impl Saved {
         Rules { tables: tables.filter(|table| !table.chains.is_empty() || !table.jumps.is_empty()).collect() }
     }
 
+    /// True of a table whose rules are not shown.
+    pub fn hides(&self, table: &str) -> bool {
+        self.hidden.iter().any(|hidden| hidden == table)
+    }
+
+    /// The same as it can be written again: rules in the words that ours are made of. Others are somebody else's in a chain of
+    /// ours, and what they hold (a comment, a path) is not for the host's tool to read.
+    pub fn restorable(&self) -> Rules {
+        let mut rules = self.ours();
+        for table in &mut rules.tables {
+            table.chains.iter_mut().for_each(|chain| chain.rules.retain(|rule| is_plain(rule)));
+            table.jumps.retain(|jump| is_plain(&jump.rule));
+        }
+        rules
+    }
+
     /// What decides whether our rules work, one line for each rule: ours, and foreign ones that stand before our jumps.
     pub fn state(&self) -> Vec<String> {
         let mut state = Vec::new();
@@ -80,8 +104,61 @@ impl Saved {
     }
 }
 
+/// ``# Table `nat' is incompatible, use 'nft' tool.``
+fn hidden_table(line: &str) -> Option<&str> {
+    let (name, rest) = line.split_once('`')?.1.split_once('\'')?;
+    rest.starts_with(" is incompatible").then_some(name)
+}
+
+/// The lines of a text; the end of a line within quotes, in somebody's comment, ends none.
+fn whole_lines(text: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |c| {
+        let was_escaped = std::mem::take(&mut escaped);
+        match c {
+            '\\' => escaped = quoted && !was_escaped,
+            '"' if !was_escaped => quoted = !quoted,
+            _ => {}
+        }
+        c == '\n' && !quoted
+    })
+}
+
 fn is_ours(chain: &str) -> bool {
-    chain.starts_with(PREFIX)
+    chain.starts_with(PREFIX) && is_name(chain)
+}
+
+/// A name of a chain or a table that has no other meaning to the tool. The kernel takes any.
+fn is_name(text: &str) -> bool {
+    !text.starts_with('-') && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
+}
+
+/// The options of the rules that are rendered.
+const OPTIONS: [&str; 17] = [
+    "-p",
+    "-m",
+    "-s",
+    "-d",
+    "-i",
+    "-o",
+    "-j",
+    "-g",
+    "--dport",
+    "--tcp-flags",
+    "--uid-owner",
+    "--gid-owner",
+    "--to-ports",
+    "--dst-type",
+    "--ctstate",
+    "--ctdir",
+    "--zone-orig",
+];
+
+/// Whether a rule is made of nothing but what rules of ours are made of.
+pub(super) fn is_plain(rule: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-@,:/!".contains(c);
+    rule.split_ascii_whitespace()
+        .all(|word| word.chars().all(is_plain) && (!word.starts_with('-') || OPTIONS.contains(&word)))
 }
 
 fn is_jump(rule: &str) -> bool {
@@ -97,11 +174,19 @@ impl SavedTable {
     fn ours(&self) -> Table {
         let chain =
             |name: &String| Chain { name: name.clone(), rules: self.of(name).map(str::to_owned).collect() };
-        let jumps = self.rules.iter().filter(|(from, rule)| !is_ours(from) && is_jump(rule));
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        let numbered = self.rules.iter().map(|(from, rule)| {
+            let at = counts.entry(from).or_default();
+            *at += 1;
+            (from, rule, *at)
+        });
+        let jumps = numbered.filter(|(from, rule, _)| !is_ours(from) && is_name(from) && is_jump(rule));
         Table {
             name: self.name.clone(),
             chains: self.chains.iter().filter(|name| is_ours(name)).map(chain).collect(),
-            jumps: jumps.map(|(from, rule)| Jump { from: from.clone(), rule: rule.clone() }).collect(),
+            jumps: jumps
+                .map(|(from, rule, at)| Jump { from: from.clone(), rule: rule.clone(), at })
+                .collect(),
         }
     }
 
@@ -126,7 +211,7 @@ pub fn state(rules: &Rules) -> Vec<String> {
     let mut tables = Vec::new();
     for Table { name, chains, jumps } in &rules.tables {
         let mut table = SavedTable { name: name.clone(), ..SavedTable::default() };
-        for Jump { from, rule } in jumps {
+        for Jump { from, rule, .. } in jumps {
             if !table.chains.contains(from) {
                 table.chains.push(from.clone());
             }
@@ -138,7 +223,7 @@ pub fn state(rules: &Rules) -> Vec<String> {
         }
         tables.push(table);
     }
-    Saved { tables }.state()
+    Saved { tables, hidden: Vec::new() }.state()
 }
 
 /// The first line in which two states differ, for people; none when they are the same.
@@ -263,6 +348,24 @@ COMMIT
         assert_eq!(digest([&wanted[..]]).len(), 32);
     }
 
+    /// Who may write rules in the pod writes their comments too, and the tool prints them as they are, with the end of a line in them.
+    #[test]
+    fn nothing_of_others_is_written() {
+        let evil = "*nat\n:OUTPUT ACCEPT [0:0]\n:SHUNT_Q - [0:0]\n:SHUNT_$(x) - [0:0]\n-A OUTPUT -m comment --comment \"a \\\" \\\\\n\
+                    -A OUTPUT --modprobe=/tmp/x -j SHUNT_Q\n\" -j RETURN\n-A OUTPUT --modprobe=/tmp/x -j SHUNT_Q\n\
+                    -A --modprobe=/tmp/x -j SHUNT_Q\n-A SHUNT_Q -M /tmp/x -j RETURN\n\
+                    -A OUTPUT -m comment --comment \"b -j SHUNT_Q\"\n-A SHUNT_Q -p tcp -j RETURN\n-A OUTPUT -p tcp -j SHUNT_Q\nCOMMIT\n";
+        let saved = Saved::parse(evil).unwrap();
+        let text = super::super::rules::transaction(&Rules::default(), &saved.ours());
+        assert_eq!(text, "*nat\n:SHUNT_Q - [0:0]\n-D OUTPUT 4\n-D OUTPUT 2\n-X SHUNT_Q\nCOMMIT\n");
+        let text = super::super::rules::transaction(&saved.restorable(), &Rules::default());
+        assert_eq!(
+            text,
+            "*nat\n:SHUNT_Q - [0:0]\n-A SHUNT_Q -p tcp -j RETURN\n-I OUTPUT -p tcp -j SHUNT_Q\nCOMMIT\n"
+        );
+        assert!(Saved::parse("*nat --modprobe=/tmp/x\nCOMMIT\n").is_err());
+    }
+
     #[test]
     fn other_spellings_are_the_same_rule() {
         for (one, other) in [
@@ -284,5 +387,11 @@ COMMIT
             assert!(Saved::parse(text).is_err(), "{text:?}");
         }
         assert_eq!(Saved::parse("").unwrap(), Saved::default());
+        let saved = Saved::parse("# Table `nat' is incompatible, use 'nft' tool.\n*raw\nCOMMIT\n").unwrap();
+        assert!(saved.hides("nat") && !saved.hides("raw"));
+        let saved =
+            Saved::parse("# Table `nat' contains incompatible base-chains, use 'nft' tool to list them.\n")
+                .unwrap();
+        assert!(!saved.hides("nat"));
     }
 }

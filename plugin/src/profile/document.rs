@@ -12,8 +12,12 @@ use super::key::Bad;
 const BYTES: usize = 256 * 1024;
 /// Deepest nesting.
 const DEPTH: usize = 32;
-/// Most values and bytes of text, one with the other, those that aliases repeat counted each time.
-const WEIGHT: usize = 4 * BYTES;
+/// Most memory that a document may take, about, in bytes; what aliases repeat is counted each time. Enough for every list of ports
+/// and networks that fits into [`BYTES`].
+const WEIGHT: usize = 5 * 1024 * 1024;
+/// What a value takes beside its text, and a map however few keys it holds.
+const VALUE: usize = 96;
+const MAP: usize = 640;
 
 /// How a document is written, which is how the mesh reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +46,10 @@ impl Document {
         let root = match format {
             Format::Yaml | Format::GoYaml => yaml(text)?,
             // Its depth is bounded by the library.
-            Format::GoJson => serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?,
+            Format::GoJson => {
+                weighed(0, weight_of_json(text))?;
+                serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?
+            }
         };
         Ok(Self { root, format })
     }
@@ -152,10 +159,10 @@ impl Builder {
     }
 
     fn done(&mut self, value: Value, anchor: usize) -> Result<(), String> {
-        self.weight = weighed(self.weight, 1)?;
+        self.weight = weighed(self.weight, own_weight(&value))?;
         if anchor > 0 {
             let weight = weight(&value);
-            self.weight = weighed(self.weight, weight)?;
+            self.weight = weighed(self.weight, weight + VALUE)?;
             self.anchors.insert(anchor, (value.clone(), weight));
         }
         self.placed(value)
@@ -185,17 +192,38 @@ impl Builder {
 
 fn weighed(before: usize, more: usize) -> Result<usize, String> {
     let weight = before.saturating_add(more);
-    if weight > WEIGHT { Err(format!("more than {WEIGHT} values and bytes")) } else { Ok(weight) }
+    if weight > WEIGHT { Err(format!("takes more than {WEIGHT} bytes when read")) } else { Ok(weight) }
 }
 
-/// Values and bytes in `value`. Aliases in aliases may be deeper than [`DEPTH`], but what is deep is heavy.
-fn weight(value: &Value) -> usize {
+/// What a value takes without what it holds.
+const fn own_weight(value: &Value) -> usize {
     match value {
-        Value::Array(list) => list.iter().map(weight).sum::<usize>() + 1,
-        Value::Object(map) => map.iter().map(|(key, value)| key.len() + weight(value)).sum::<usize>() + 1,
-        Value::String(text) => text.len() + 1,
-        _ => 1,
+        Value::Object(_) => MAP,
+        Value::String(text) => VALUE + text.len(),
+        _ => VALUE,
     }
+}
+
+/// What `value` takes. Aliases in aliases may be deeper than [`DEPTH`], but what is deep is heavy.
+fn weight(value: &Value) -> usize {
+    own_weight(value)
+        + match value {
+            Value::Array(list) => list.iter().map(weight).sum::<usize>(),
+            Value::Object(map) => {
+                map.iter().map(|(key, value)| VALUE + key.len() + weight(value)).sum::<usize>()
+            }
+            _ => 0,
+        }
+}
+
+/// What a text of JSON will take at most: its values are counted by what stands between them.
+fn weight_of_json(text: &str) -> usize {
+    let weight = |byte| match byte {
+        b'{' => MAP + VALUE,
+        b'[' | b',' | b':' => VALUE,
+        _ => 1,
+    };
+    text.bytes().map(weight).sum()
 }
 
 #[cfg(test)]
@@ -220,6 +248,9 @@ mod tests {
             (r#"{"a": {"b": true}, "c": []}"#, json!({"a": {"b": "true"}, "c": []})),
             ("a: &x [1]\nb: *x\n", json!({"a": ["1"], "b": ["1"]})),
             ("!!str 1", json!("1")),
+            // Its first key is a key, whatever the editor put before it.
+            ("\u{feff}a: 1", json!({"a": "1"})),
+            ("%YAML 1.1\n---\na: yes\rb: 0x10", json!({"a": "yes", "b": "0x10"})),
         ] {
             assert_eq!(yaml(text), Ok(value), "{text}");
         }
@@ -236,6 +267,13 @@ mod tests {
             ("a: [", "not YAML"),
             ("a: *b", "not YAML"),
             ("a: 1\n---\nb: 2\n", "more than one document"),
+            // Nothing hides what follows.
+            ("a: 1\n\0b: 2\n", "not YAML"),
+            ("a: 1\n#\0\nb: 2\n", "not YAML"),
+            ("a: 1\n...\nb: 2\n", "more than one document"),
+            ("{a: 1}\nb: 2", "not YAML"),
+            ("a: 1\u{85}b: 2", "not YAML"),
+            ("\"a\": 1\n'a': 2\n", "key \"a\" is there twice"),
             ("a: 1\na: 2\n", "line 2: key \"a\" is there twice"),
             ("<<: {a: 1}", "merge keys"),
             ("[a]: b", "a key is no text"),
@@ -243,14 +281,35 @@ mod tests {
             (&"[".repeat(40), "nested deeper than 32"),
             (&"- ".repeat(40), "nested deeper than 32"),
             (&"x".repeat(BYTES + 1), "longer than"),
-            (&laughs, "values and bytes"),
-            (&heavy, "values and bytes"),
+            (&laughs, "bytes when read"),
+            (&heavy, "bytes when read"),
         ] {
             let error = yaml(text).expect_err(why);
             assert!(error.contains(why), "{why}: {error}");
         }
         assert!(Document::parse(Format::GoJson, "a: 1").is_err());
         assert!(Document::parse(Format::GoJson, &"[".repeat(10_000)).is_err());
+    }
+
+    /// The plugin is to stay small: what takes most for its length is refused, what somebody may want is not.
+    #[test]
+    fn memory_is_bounded() {
+        let fill = |unit: &str| format!("[{}1]", unit.repeat((BYTES - 3) / unit.len()));
+        for unit in ["{a},", "{a: b},", "1,", "&a {a},"] {
+            assert!(yaml(&fill(unit)).is_err_and(|why| why.contains("bytes when read")), "{unit}");
+        }
+        for unit in [r#"{"":0},"#, "1,", "[],"] {
+            assert!(
+                Document::parse(Format::GoJson, &fill(unit))
+                    .is_err_and(|bad| bad.why.contains("bytes when read"))
+            );
+        }
+        for unit in ["65535,", "10.0.0.0/8,", "fd00:1234:5678::/48, "] {
+            assert!(yaml(&fill(unit)).is_ok(), "{unit}");
+        }
+        for unit in ["65535,", "\"10.0.0.0/8\","] {
+            assert!(Document::parse(Format::GoJson, &fill(unit)).is_ok(), "{unit}");
+        }
     }
 
     /// ADD has seconds, and whoever writes a pod's annotations writes what he likes.

@@ -19,6 +19,18 @@ pub(super) struct Writer<'a> {
 /// each other.
 const ARGUMENTS: [&str; 2] = ["--noflush", "--wait=3"];
 
+/// The table that every plan has rules in.
+const CAPTURES: &str = "nat";
+
+fn unseen(family: Family, table: &str) -> Error {
+    let text = format!(
+        "table {table} of {} holds rules that another program wrote with nft and iptables cannot show: rules of ours could not be \
+         checked there (use a table of another name for them, or backend \"ebpf\")",
+        family.name()
+    );
+    Error::new(Kind::Rules, text)
+}
+
 /// What the families have, in their order.
 pub(super) fn read(room: &Room, set: &Set, families: &[Family]) -> Outcome<Vec<Saved>> {
     let runs: Vec<Run<'_>> = families
@@ -34,6 +46,7 @@ impl Writer<'_> {
     pub(super) fn write(&self, wanted: &[Rules], again: bool) -> Result<(), Error> {
         let before =
             if again { self.read()? } else { self.families.iter().map(|_| Saved::default()).collect() };
+        self.shown(wanted, &before)?;
         if self.wrong(wanted, &before).is_none() {
             return Ok(());
         }
@@ -47,7 +60,7 @@ impl Writer<'_> {
             }
         });
         let Err(error) = written else { return Ok(()) };
-        let rules: Vec<Rules> = before.iter().map(Saved::ours).collect();
+        let rules: Vec<Rules> = before.iter().map(Saved::restorable).collect();
         let undone = self.read().and_then(|found| self.replace(&rules, &found));
         Err(match undone {
             Ok(()) => error,
@@ -55,10 +68,23 @@ impl Writer<'_> {
         })
     }
 
-    /// Takes all of ours out.
-    pub(super) fn remove(&self) -> Result<(), Error> {
+    /// Takes all of ours out. `written`: they were there, and are to be seen.
+    pub(super) fn remove(&self, written: bool) -> Result<(), Error> {
         let nothing: Vec<Rules> = self.families.iter().map(|_| Rules::default()).collect();
-        self.replace(&nothing, &self.read()?)
+        let found = self.read()?;
+        let removed = self.replace(&nothing, &found);
+        let hidden = self.families.iter().zip(&found).find(|(_, found)| written && found.hides(CAPTURES));
+        removed.and(hidden.map_or(Ok(()), |(family, _)| Err(unseen(*family, CAPTURES))))
+    }
+
+    /// What iptables cannot show it cannot be checked in, nor taken out of.
+    fn shown(&self, wanted: &[Rules], found: &[Saved]) -> Result<(), Error> {
+        let families = self.families.iter().zip(wanted).zip(found);
+        let hidden = families.into_iter().find_map(|((family, wanted), found)| {
+            let table = wanted.tables.iter().find(|table| found.hides(&table.name))?;
+            Some(unseen(*family, &table.name))
+        });
+        hidden.map_or(Ok(()), Err)
     }
 
     fn check(&self, wanted: &[Rules]) -> Result<(), Error> {
