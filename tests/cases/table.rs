@@ -7,7 +7,9 @@ mod istio;
 mod lists;
 mod meshes;
 mod outbound;
+mod packets;
 mod plays;
+mod policy;
 mod proxy;
 mod udp;
 
@@ -21,6 +23,7 @@ fn groups() -> Vec<Group> {
         inbound::GROUPS,
         proxy::GROUPS,
         lists::GROUPS,
+        policy::GROUPS,
         udp::GROUPS,
         istio::GROUPS,
         meshes::GROUPS,

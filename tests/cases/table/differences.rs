@@ -143,3 +143,12 @@ pub(super) static ARRIVES_BY: Difference = Difference {
     why: "A rule sees the interface of a packet; a program that chooses the listener sees the address. The two differ only \
           where something routes to an interface's address by another one.",
 };
+
+pub(super) static INVALID: Difference = Difference {
+    title: "Packets that connection tracking calls invalid",
+    ebpf: "Annotations that ask to drop them (Istio's `INVALID_DROP`, Kuma's `drop-invalid-packets`) change nothing: the \
+           kernel answers such a packet as it does without us.",
+    iptables: "They are dropped when an annotation asks for it.",
+    why: "The keys are there because an invalid packet passes rules that translate addresses, and goes on with the wrong \
+          ones. Under eBPF nothing is translated, and connection tracking is not used.",
+};

@@ -166,7 +166,7 @@ const CONSULS: &[Case] = &[
     query("consul: a query to its resolver", "consul 7", Way::To).to(To::Loopback(53)).source("").over(V4),
     query("consul: a query to its resolver, bound", "consul 7", Way::Connected)
         .to(To::Loopback(53))
-        .from(From::Any(40041))
+        .from(From::Any(21041))
         .source("loopback")
         .over(V4),
     query("consul: a query to another server", "consul 7", Way::To).gets("world"),

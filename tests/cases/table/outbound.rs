@@ -23,12 +23,12 @@ const FORMS: &[Case] = &[
     case("plain connect", "ebpf matrix: plain, AF_INET6 to ::ffff:svc, getpeername, getsockname; ebpf 1"),
     case("bound to the pod's address", "ebpf matrix: bound podIP:0").from(From::Own(0)),
     case("bound to the pod's address and a port", "ebpf matrix: bound podIP:40002; native IPv6 bound podIP")
-        .from(From::Own(40002)),
+        .from(From::Own(21002)),
     case(
         "bound to any address and a port",
         "ebpf matrix: bound 0.0.0.0:40001, [::]:40001, [::]:40003 to ::ffff:svc",
     )
-    .from(From::Any(40001)),
+    .from(From::Any(21001)),
     case("bound to an interface", "ebpf matrix: SO_BINDTODEVICE eth0, native IPv6 with SO_BINDTODEVICE")
         .from(From::Device("eth0"))
         .but_gets(Backend::Iptables, SILENCE, &DEVICE),
@@ -73,12 +73,12 @@ const IDENTITY: &[Case] = &[
         .gets("world"),
     case("the proxy from a bound port, v4", "istio 10")
         .who(Who::Proxy)
-        .from(From::Any(40011))
+        .from(From::Any(21011))
         .over(V4)
         .gets("world"),
     case("the proxy from a bound port, v6", "istio 10")
         .who(Who::Proxy)
-        .from(From::Any(40012))
+        .from(From::Any(21012))
         .over(V6)
         .gets("world"),
 ];
