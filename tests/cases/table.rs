@@ -6,6 +6,7 @@ mod inbound;
 mod istio;
 mod lists;
 mod meshes;
+mod nested;
 mod outbound;
 mod packets;
 mod plays;

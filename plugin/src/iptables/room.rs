@@ -96,6 +96,8 @@ pub struct Run<'a> {
 const OUTPUT_MAX: usize = 64 * 1024 * 1024;
 /// Most of an error message that is kept.
 const ERROR_MAX: usize = 2048;
+/// Reads of one pipe before the others, and the clock, are looked at.
+const TURNS: usize = 64;
 
 impl Room {
     /// No room: tools run where the plugin is. For what only speaks of itself.
@@ -150,22 +152,28 @@ impl Room {
 
     fn wait(&self, started: &mut [Running]) -> Outcome<()> {
         let what = || "wait for iptables";
+        let names = |started: &[Running]| {
+            started.iter().map(|running| running.name.as_str()).collect::<Vec<_>>().join(", ")
+        };
         let left = self.deadline.saturating_duration_since(Instant::now());
+        // One that talks all the time leaves no time without news.
+        if left.is_zero() {
+            return Err(late(&names(started)));
+        }
         let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
         let open = || started.iter().flat_map(|running| &running.pipes).filter_map(|pipe| pipe.file.as_ref());
         let mut fds: Vec<PollFd<'_>> =
             open().map(|file| PollFd::new(file.as_fd(), PollFlags::POLLIN)).collect();
         match poll(&mut fds, timeout) {
-            Ok(0) => {
-                return Err(late(
-                    &started.iter().map(|running| running.name.as_str()).collect::<Vec<_>>().join(", "),
-                ));
-            }
+            Ok(0) => return Err(late(&names(started))),
             Err(nix::errno::Errno::EINTR) => return Ok(()),
             other => other.tried(what)?,
         };
-        for pipe in started.iter_mut().flat_map(|running| &mut running.pipes) {
-            pipe.drain().tried(what)?;
+        for running in started.iter_mut() {
+            for pipe in &mut running.pipes {
+                pipe.drain().tried(what)?;
+            }
+            running.in_bounds()?;
         }
         Ok(())
     }
@@ -234,10 +242,11 @@ impl Pipe {
         Ok(Self { file: Some(File::from(fd)), text: Vec::new(), most, overrun: false })
     }
 
-    /// Takes what there is; keeps as much as may be.
+    /// Takes what there is, but not for ever; keeps as much as may be.
     fn drain(&mut self) -> io::Result<()> {
         let mut buffer = [0; 16 * 1024];
-        while let Some(file) = &mut self.file {
+        for _turn in 0..TURNS {
+            let Some(file) = &mut self.file else { return Ok(()) };
             match file.read(&mut buffer) {
                 Ok(0) => self.file = None,
                 Ok(count) => {
@@ -273,6 +282,15 @@ const PAUSE_MS: u16 = 1;
 const LONG_PAUSE_MS: u16 = 100;
 
 impl Running {
+    /// What it prints is still no more than it may.
+    fn in_bounds(&self) -> Outcome<()> {
+        if self.pipes.first().is_some_and(|output| output.overrun) {
+            let why = format!("it printed more than {OUTPUT_MAX} bytes");
+            return Err(Fault::new(format!("run {}", self.name), why));
+        }
+        Ok(())
+    }
+
     fn is_open(&self) -> bool {
         self.pipes.iter().any(|pipe| pipe.file.is_some())
     }
@@ -311,9 +329,6 @@ impl Running {
         let [output, error] = self.pipes.as_slice() else {
             return Err(Fault::new(what, "it has no output"));
         };
-        if output.overrun {
-            return Err(Fault::new(what, format!("it printed more than {OUTPUT_MAX} bytes")));
-        }
         if status.success() {
             return String::from_utf8(output.text.clone()).tried(|| what);
         }

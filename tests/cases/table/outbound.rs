@@ -3,7 +3,7 @@
 use shunt_tests::ask::How;
 
 use super::differences::{DEVICE, MULTIPATH, SETUID, SOCKET_TABLE, VISITOR};
-use super::plays;
+use super::{nested, plays};
 use crate::case::{Answer, Backend, Case, From, SILENCE, To, V4, V6, WIRE, Who, case};
 use crate::scene::{Group, PLAIN};
 
@@ -64,6 +64,9 @@ const IDENTITY: &[Case] = &[
         &SETUID,
     ),
     case("a pretender in a user namespace", "ebpf 4: user namespaces").who(Who::Pretender),
+    case("a pod with a user namespace", "issue 2: a pod in a user namespace; ebpf 4")
+        .plays(nested::user_namespace)
+        .gets("app outbound dns EPERM; proxy world world world; same number outside outbound dns EPERM"),
     case("a process of the node in the pod's network", "ebpf 3.2; README: limits")
         .who(Who::Visitor)
         .but_gets(Backend::Ebpf, "world", &VISITOR),
