@@ -152,3 +152,13 @@ pub(super) static INVALID: Difference = Difference {
     why: "The keys are there because an invalid packet passes rules that translate addresses, and goes on with the wrong \
           ones. Under eBPF nothing is translated, and connection tracking is not used.",
 };
+
+pub(super) static LATE_INTERFACE: Difference = Difference {
+    title: "Excluded interfaces that come after ADD",
+    ebpf: "An excluded interface that is not there at ADD is captured until an ADD that finds it, and the log of the ADD \
+           says so: Shunt has to stand in the list of that network too (Multus calls it for each), or `backend` has to be \
+           `iptables`.",
+    iptables: "It is left alone from when it comes.",
+    why: "A rule has the interface's name. A program at `connect` is not told the interface, and goes by the addresses and \
+          routes that were there at ADD.",
+};

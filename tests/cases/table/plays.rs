@@ -274,3 +274,20 @@ pub(super) fn native_sidecar(scene: &mut Scene, family: Family) -> String {
     }
     said.join(", ")
 }
+
+/// The pod gets the excluded interface after ADD, as Multus gives it, and then that interface's own ADD. Nobody is behind it.
+pub(super) fn late_interface(scene: &mut Scene, family: Family) -> String {
+    let mut scene = Scene::new(&scene.group, scene.backend);
+    let warned = if scene.node.log().contains("\"interfaces\":\"net1\"") { " and a warning" } else { "" };
+    scene.pod.netns.ip("link add net1 type veth peer name far\nlink set far up\nlink set net1 up\naddr add 10.79.0.2/16 dev net1\n\
+                        addr add fd79::2/64 dev net1 nodad\n");
+    let to = text(To::Host("10.79.0.1", "fd79::1", 80), &scene.pod, family);
+    let dial = Dial { patience: 1, ..Dial::to([to]) };
+    let outcome = |scene: &mut Scene| match who_answered(&scene.run(Who::App, &dial)) {
+        captured if captured == "outbound" => captured,
+        _ => "left alone".to_owned(),
+    };
+    let before = outcome(&mut scene);
+    scene.node.call("ADD", &scene.pod, "net1").ok();
+    format!("{before}{warned}, {} after its ADD", outcome(&mut scene))
+}
