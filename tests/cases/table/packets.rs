@@ -15,7 +15,6 @@ const RST: u8 = 0x04;
 /// The app listens there.
 const TO: u16 = 8080;
 const FROM: u16 = 21_777;
-const HEADER: usize = 20;
 
 /// Answers a SYN that was never sent: connection tracking calls that invalid. The pod's kernel says RST if it gets to see it.
 pub(super) fn invalid(scene: &mut Scene, family: Family) -> String {
@@ -26,8 +25,14 @@ pub(super) fn invalid(scene: &mut Scene, family: Family) -> String {
 
 fn gateway(pod: &Pod, family: Family) -> IpAddr {
     match pod.ip(family.is_v6()) {
-        IpAddr::V4(ip) => IpAddr::from([ip.octets()[0], ip.octets()[1], 0, 1]),
-        IpAddr::V6(ip) => IpAddr::from([ip.segments()[0], 0, 0, 0, 0, 0, 0, 1]),
+        IpAddr::V4(ip) => {
+            let [net, number, ..] = ip.octets();
+            IpAddr::from([net, number, 0, 1])
+        }
+        IpAddr::V6(ip) => {
+            let [net, ..] = ip.segments();
+            IpAddr::from([net, 0, 0, 0, 0, 0, 0, 1])
+        }
     }
 }
 
@@ -44,10 +49,13 @@ fn answered(from: IpAddr, to: IpAddr) -> String {
     while Instant::now() < deadline {
         let Ok(length) = socket.read(&mut packet) else { continue };
         // IPv4 comes with its header, IPv6 without.
-        let start = if from.is_ipv4() { usize::from(packet[0] & 0xf) * 4 } else { 0 };
-        let Some(tcp) = packet.get(start..length).filter(|tcp| tcp.len() >= HEADER) else { continue };
-        let ports = [u16::from_be_bytes([tcp[0], tcp[1]]), u16::from_be_bytes([tcp[2], tcp[3]])];
-        if ports == [TO, FROM] && tcp[13] & RST != 0 {
+        let start = if from.is_ipv4() { usize::from(packet.first().unwrap_or(&0) & 0xf) * 4 } else { 0 };
+        let Some([from0, from1, to0, to1, _, _, _, _, _, _, _, _, _, flags, ..]) = packet.get(start..length)
+        else {
+            continue;
+        };
+        let ports = [u16::from_be_bytes([*from0, *from1]), u16::from_be_bytes([*to0, *to1])];
+        if ports == [TO, FROM] && flags & RST != 0 {
             return "RST".to_owned();
         }
     }
@@ -55,18 +63,21 @@ fn answered(from: IpAddr, to: IpAddr) -> String {
 }
 
 /// A TCP header and nothing else.
-fn segment(from: IpAddr, to: IpAddr) -> [u8; HEADER] {
-    let mut tcp = [0; HEADER];
-    tcp[..2].copy_from_slice(&FROM.to_be_bytes());
-    tcp[2..4].copy_from_slice(&TO.to_be_bytes());
-    tcp[4..8].copy_from_slice(&7_u32.to_be_bytes());
-    tcp[8..12].copy_from_slice(&9_u32.to_be_bytes());
-    tcp[12] = 5 << 4;
-    tcp[13] = SYN_ACK;
-    tcp[14..16].copy_from_slice(&1024_u16.to_be_bytes());
-    let checksum = checksum(from, to, &tcp);
-    tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
-    tcp
+fn segment(from: IpAddr, to: IpAddr) -> Vec<u8> {
+    let header = |checksum: u16| {
+        [
+            FROM.to_be_bytes().as_slice(),
+            &TO.to_be_bytes(),
+            &7_u32.to_be_bytes(),
+            &9_u32.to_be_bytes(),
+            &[5 << 4, SYN_ACK],
+            &1024_u16.to_be_bytes(),
+            &checksum.to_be_bytes(),
+            &[0, 0],
+        ]
+        .concat()
+    };
+    header(checksum(from, to, &header(0)))
 }
 
 /// RFC 9293, over the pseudo-header, which adds up to the same for both families.
@@ -77,7 +88,11 @@ fn checksum(from: IpAddr, to: IpAddr, tcp: &[u8]) -> u16 {
     };
     let protocol_and_length = [0, 6, 0, 20];
     let all = [octets(from), octets(to), protocol_and_length.to_vec(), tcp.to_vec()].concat();
-    let mut sum: u32 = all.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let word = |pair: &[u8]| match pair {
+        [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
+        _ => 0,
+    };
+    let mut sum: u32 = all.chunks(2).map(word).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
