@@ -8,7 +8,7 @@ use shunt_abi::{Address, SocketState, decide, role};
 use crate::connect::{Kind, kind, meshed};
 use crate::context;
 use crate::datagram;
-use crate::maps::{PodRules, SOCKETS};
+use crate::maps::{self, PodRules, SOCKETS};
 
 const SOL_SOCKET: i32 = 1;
 const SO_REUSEADDR: i32 = 2;
@@ -37,6 +37,10 @@ pub(crate) fn bind(ctx: &SockAddrContext) {
         datagram::bind(ctx);
     } else if decide::exempt(pod, &PodRules(cookie), ctx.uid(), ctx.gid()) {
         mark(ctx);
+        if context::user_port(ctx.sock_addr) == pod.outbound_port {
+            // Not only once it listens: an app that has taken the proxy's port would else have all connections pass for good.
+            maps::proxy_is_there(cookie);
+        }
     } else if context::user_port(ctx.sock_addr) != 0 {
         reuse_address(ctx.as_ptr());
     }

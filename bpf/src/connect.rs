@@ -130,7 +130,7 @@ fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, destination: Add
     maps::count(cookie, verdict.reason());
     let (slot, address) = match verdict {
         Verdict::Pass(_) => return Sent::AsAsked,
-        Verdict::Refuse(_) => return Sent::Refused,
+        Verdict::Refuse(_) => return Sent::To(decide::nowhere(destination), port),
         Verdict::Capture { slot, address, .. } => (slot, address),
     };
     let rotation = if source_port == 0 { rotation() } else { 0 };

@@ -84,6 +84,10 @@ fn send(
     let address = match verdict {
         Verdict::Pass(_) => return Sent::AsAsked,
         Verdict::Refuse(_) => return Sent::Refused,
+        // What is sent to a link-local address leaves by the interface it names, whatever the address becomes.
+        Verdict::Capture { .. } if destination.is_link_local() || bound_elsewhere(ctx) => {
+            return Sent::Refused;
+        }
         Verdict::Capture { address, .. } => address,
     };
     let Some(state) = kept(ctx) else {
@@ -95,6 +99,16 @@ fn send(
         leave_from(dns::marker(place, address.is_v4()));
     }
     Sent::To(address, pod.dns_port)
+}
+
+/// True for a socket bound to an interface that is not the loopback one: a query for the proxy's loopback address would leave by
+/// it, to be dropped by whoever gets it.
+#[inline(always)]
+fn bound_elsewhere(ctx: &SockAddrContext) -> bool {
+    /// Index of `lo` in every namespace.
+    const LOOPBACK: u32 = 1;
+    let interface = read!(bpf_sock, context::socket(ctx.sock_addr), bound_dev_if);
+    interface != 0 && interface != LOOPBACK
 }
 
 /// The source of what the proxy's DNS listener sends, where it is not its own to choose. To a marker: the same marker. To an own
@@ -192,6 +206,7 @@ pub(crate) fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, desti
     let (address, sent_port) = match decided(ctx, cookie, pod, destination, state) {
         Verdict::Pass(_) => return Sent::AsAsked,
         Verdict::Refuse(_) => (decide::source(pod, &PodRules(cookie), destination), udp::NOBODY),
+        Verdict::Capture { .. } if bound_elsewhere(ctx) => return Sent::Refused,
         Verdict::Capture { address, .. } => {
             let source = decide::source(pod, &PodRules(cookie), destination);
             if !source.is_unspecified() {

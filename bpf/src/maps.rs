@@ -49,6 +49,12 @@ pub(crate) fn before_proxy(cookie: PodKey, pod: &PodConfig) -> bool {
     pod.flags & flag::BYPASS_BEFORE_PROXY != 0 && unsafe { SEEN.get(cookie) }.is_none()
 }
 
+/// From here on, no proxy means no connection. Full is not possible: there is room for as many pods as in `PODS`.
+#[inline(always)]
+pub(crate) fn proxy_is_there(cookie: PodKey) {
+    let _seen = SEEN.insert(&cookie, &1, 0);
+}
+
 /// One pod's rules.
 pub(crate) struct PodRules(pub(crate) PodKey);
 

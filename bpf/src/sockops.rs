@@ -17,7 +17,7 @@ use shunt_abi::{
 
 use crate::bind::reuse_address;
 use crate::context::{AF_INET, read, read6};
-use crate::maps::{self, LISTENERS, PAIRS, SEEN, SOCKETS};
+use crate::maps::{self, LISTENERS, PAIRS, SOCKETS};
 
 /// Called about nine times for each loopback connection, so the switch comes first.
 #[inline(always)]
@@ -175,9 +175,8 @@ fn listening(ctx: &SockOpsContext) {
         _ => return,
     }
     if slot == slot::OUTBOUND {
-        // Before the listener is there to be found: from here on, no proxy means no connection. Full is not possible: there is
-        // room for as many pods as in `PODS`.
-        let _seen = SEEN.insert(&pod, &1, 0);
+        // Before the listener is there to be found. Again, as in `bind`: an ADD may have come in between.
+        maps::proxy_is_there(pod);
     }
     reuse_address(ctx.as_ptr());
     // Half of the places for each family: many workers of one must not leave the other without.

@@ -94,6 +94,24 @@ fn only_the_proxys_outbound_listener_counts() {
     mesh.nothing_got_out();
 }
 
+/// An app that holds the proxy's port keeps the proxy away, and gains nothing by it.
+#[test]
+fn a_proxy_that_cannot_have_its_port_ends_it_too() {
+    let mut mesh = bypassing();
+    mesh.add();
+    let squatter = mesh.pod.serve(&everywhere());
+    passes(&mut mesh);
+    for ips in [["127.0.0.1"], ["0.0.0.0"]] {
+        Server::try_start(&mesh.pod.proxy(), &proxy_at(&ips)).expect_err("the port is taken");
+        is_closed(&mut mesh);
+    }
+    drop(squatter);
+    is_closed(&mut mesh);
+    mesh.start_proxy();
+    mesh.app(SERVICES).iter().for_each(captured);
+    mesh.nothing_got_out();
+}
+
 #[test]
 fn it_begins_anew_with_a_new_pod() {
     let mut mesh = bypassing();

@@ -7,6 +7,7 @@
 mod before_proxy;
 mod dns;
 mod dns_ways;
+mod family;
 mod forms;
 mod harness;
 mod identity;

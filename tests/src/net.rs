@@ -122,7 +122,7 @@ impl Netns {
     /// Waits until the kernel routes an IPv6 address to itself. It does so from a work queue, a moment after the address
     /// was added; what connects to it in that moment asks the neighbours. The plugins that make a pod's interfaces wait
     /// for it too.
-    fn settle(&self, ip: Ipv6Addr) {
+    pub fn settle(&self, ip: Ipv6Addr) {
         let own = format!("{:032x} 80 ", ip.to_bits());
         let arrived = || {
             let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();

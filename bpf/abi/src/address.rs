@@ -51,6 +51,12 @@ impl Address {
         if self.is_v4() { u32::from_be(self.0[3]) >> 28 == 14 } else { u32::from_be(self.0[0]) >> 24 == 0xff }
     }
 
+    /// `fe80::/10`: reached by the interface that is named with it.
+    #[inline(always)]
+    pub const fn is_link_local(self) -> bool {
+        u32::from_be(self.0[0]) >> 22 == 0xfe80 >> 6
+    }
+
     /// 255.255.255.255. A subnet's broadcast address is known only from the pod's interfaces.
     #[inline(always)]
     pub const fn is_limited_broadcast(self) -> bool {
@@ -125,12 +131,15 @@ mod tests {
             ("240.0.0.1", true, false, false, false),
             ("ff02::1", false, false, false, true),
             ("fe80::1", false, false, false, false),
+            ("febf::1", false, false, false, false),
+            ("fec0::1", false, false, false, false),
         ] {
             let ip: IpAddr = text.parse().unwrap();
             let address = Address::from_ip(ip);
             let seen =
                 (address.is_v4(), address.is_loopback(), address.is_unspecified(), address.is_multicast());
             assert_eq!(seen, (v4, loopback, unspecified, multicast), "{text}");
+            assert_eq!(address.is_link_local(), matches!(text, "fe80::1" | "febf::1"), "{text}");
             assert_eq!(address.ip(), ip.to_canonical(), "{text}");
             assert_eq!(Address::from_bytes(address.bytes()), address, "{text}");
         }

@@ -122,26 +122,31 @@ pub fn outbound(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> V
         return Verdict::Pass(Reason::Broadcast);
     }
     let address = if inside || own & bit::OWN != 0 {
-        delivered(destination)
+        Ok(delivered(destination))
     } else {
-        match stand_in(pod, rules, destination) {
-            Ok(address) => address,
+        stand_in(pod, rules, destination)
+    };
+    if address == Err(Reason::ExcludedInterface) {
+        return Verdict::Pass(Reason::ExcludedInterface);
+    }
+    let (slot, reason) = if dns && outbound_port(pod, rules, connection.port) & bit::EXCLUDE == 0 {
+        if pod.flags & flag::DNS_TCP_PASSES != 0 {
+            return Verdict::Pass(Reason::DnsTcp);
+        }
+        (slot::DNS, Reason::Dns)
+    } else if inside {
+        return Verdict::Pass(Reason::Loopback);
+    } else {
+        match outbound_lists(pod, rules, connection) {
+            Ok(reason) => (slot::OUTBOUND, reason),
             Err(reason) => return Verdict::Pass(reason),
         }
     };
-    if dns && outbound_port(pod, rules, connection.port) & bit::EXCLUDE == 0 {
-        return if pod.flags & flag::DNS_TCP_PASSES != 0 {
-            Verdict::Pass(Reason::DnsTcp)
-        } else {
-            Verdict::Capture { slot: slot::DNS, address, reason: Reason::Dns }
-        };
-    }
-    if inside {
-        return Verdict::Pass(Reason::Loopback);
-    }
-    match outbound_lists(pod, rules, connection) {
-        Ok(reason) => Verdict::Capture { slot: slot::OUTBOUND, address, reason },
-        Err(reason) => Verdict::Pass(reason),
+    // Without an address of the family nothing stands in for the destination. It is out of reach then, and stays so if the pod gets
+    // an address later: nothing that is to be captured goes out because ADD was too early to see it.
+    match address {
+        Ok(address) => Verdict::Capture { slot, address, reason },
+        Err(reason) => Verdict::Refuse(reason),
     }
 }
 
@@ -227,13 +232,10 @@ pub const fn delivered(destination: Address) -> Address {
     }
 }
 
-/// The own address that the kernel would choose as the source of a connection that leaves.
+/// The own address that the kernel would choose as the source of a connection that leaves. A pod with no address of the family
+/// may still have a link-local one, from which it reaches its link's neighbours.
 #[inline(always)]
 fn stand_in(pod: &PodConfig, rules: &impl Rules, destination: Address) -> Result<Address, Reason> {
-    let address = if destination.is_v4() { pod.own4 } else { pod.own6 };
-    if address.is_unspecified() {
-        return Err(Reason::NoFamily);
-    }
     if pod.flags & flag::HAS_ROUTE != 0
         && let Some(route) = rules.lookup(RuleKey::address(kind::ROUTE, destination))
     {
@@ -244,7 +246,8 @@ fn stand_in(pod: &PodConfig, rules: &impl Rules, destination: Address) -> Result
             return Ok(route.source);
         }
     }
-    Ok(address)
+    let address = if destination.is_v4() { pod.own4 } else { pod.own6 };
+    if address.is_unspecified() { Err(Reason::NoFamily) } else { Ok(address) }
 }
 
 /// The own address that UDP to `destination` leaves from; unspecified where nothing but the kernel's own choice would do.
@@ -324,6 +327,17 @@ fn of_proxy(pod: &PodConfig, rules: &impl Rules, connection: &Outbound) -> Verdi
         return Verdict::Pass(Reason::ExcludedPort);
     }
     Verdict::Capture { slot: slot::INBOUND, address: destination, reason: Reason::SelfCall }
+}
+
+/// Where a connection is sent that has nowhere to go: the kernel connects TCP to no multicast address, and says ENETUNREACH as for
+/// a family it has no route in.
+#[inline(always)]
+pub const fn nowhere(like: Address) -> Address {
+    if like.is_v4() {
+        Address::v4(0xe000_0000_u32.to_be())
+    } else {
+        Address([0xff00_0000_u32.to_be(), 0, 0, 0])
+    }
 }
 
 #[inline(always)]

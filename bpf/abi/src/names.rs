@@ -17,7 +17,7 @@ pub const SOCKETS: &str = "SOCKETS";
 pub const DATAGRAMS: &str = "DATAGRAMS";
 /// Map: per-CPU count of connections, which spreads virtual ports.
 pub const ROTATION: &str = "ROTATION";
-/// Map: netns cookie → not 0 once the pod's proxy has listened for outbound connections.
+/// Map: netns cookie → there once the pod's proxy has bound its outbound port, or tried to.
 pub const SEEN: &str = "SEEN";
 /// Every map that is pinned.
 pub const MAPS: [&str; 9] = [PODS, RULES, COUNTERS, LISTENERS, PAIRS, SOCKETS, DATAGRAMS, ROTATION, SEEN];

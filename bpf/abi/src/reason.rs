@@ -38,7 +38,7 @@ reasons! {
     Multicast = 7, "multicast";
     /// Passed: broadcast destination.
     Broadcast = 8, "broadcast";
-    /// Passed: the pod has no address of that family.
+    /// Out of reach: at ADD the pod had no address of that family. UDP is left to the kernel.
     NoFamily = 9, "no-family";
     /// Passed: over an excluded interface.
     ExcludedInterface = 10, "excluded-interface";

@@ -247,20 +247,31 @@ fn discard_half_loaded(bpf_dir: &Path) -> Outcome<()> {
 
 /// Removes the pins of objects other than this plugin's that serve no pod any more. Another version of the plugin may just have
 /// loaded one of them and not yet made its pod's place there: the object's directory is renamed first, so that it is there
-/// whole or not at all, and that ADD fails cleanly (see `PodPins::prepare`) and loads anew when it is repeated.
+/// whole or not at all, and that ADD fails cleanly (see `PodPins::prepare`) and loads anew when it is repeated. It is put back
+/// if the place was made in between: that ADD may be through, and its pod would run bare.
 pub fn collect(bpf_dir: &Path, locks: &Lock<'_>) -> Outcome<()> {
     for layout in Layout::all(bpf_dir)? {
         if layout.hash() != object::HASH && layout.attachments()?.is_empty() {
             let _held = locks.take("load")?;
-            if layout.attachments()?.is_empty() {
-                let aside = bpf_dir.join(format!("{TEMPORARY}{}-old", std::process::id()));
-                fs::rename(layout.root(), &aside)
-                    .tried(|| format!("set programs aside: {}", layout.root().display()))?;
-                remove_tree(&aside)?;
-            }
+            discard_if_unused(bpf_dir, &layout)?;
         }
     }
     Ok(())
+}
+
+fn discard_if_unused(bpf_dir: &Path, layout: &Layout) -> Outcome<()> {
+    let aside = Layout::new(bpf_dir, &format!("{TEMPORARY}{}-old", std::process::id()));
+    let moved = |from: &Layout, to: &Layout| fs::rename(from.root(), to.root());
+    match moved(layout, &aside) {
+        // Another run was faster.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        renamed => renamed.tried(|| format!("set programs aside: {}", layout.root().display()))?,
+    }
+    if aside.attachments()?.is_empty() {
+        remove_tree(aside.root())
+    } else {
+        moved(&aside, layout).tried(|| format!("put programs back: {}", layout.root().display()))
+    }
 }
 
 const BPF_FS_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::BPF_FS_MAGIC;
@@ -285,4 +296,29 @@ fn mount_bpffs(bpf_dir: &Path) -> Outcome<()> {
             .tried(|| format!("mount a BPF file system on {}", parent.display()))?;
     }
     make_directory(bpf_dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_set_aside_are_put_back_if_a_pod_has_come() {
+        let dir = std::env::temp_dir().join(format!("shunt-aside-{}", std::process::id()));
+        let layout = Layout::new(&dir, "0123456789abcdef");
+        for (pod, stays) in [(true, true), (false, false)] {
+            fs::create_dir_all(layout.pods()).unwrap();
+            if pod {
+                fs::create_dir(layout.attachment("c@eth0")).unwrap();
+            }
+            discard_if_unused(&dir, &layout).unwrap();
+            assert_eq!(
+                children(&dir).unwrap(),
+                if stays { vec!["0123456789abcdef".to_owned()] } else { vec![] }
+            );
+            remove_tree(&layout.attachment("c@eth0")).unwrap();
+        }
+        discard_if_unused(&dir, &layout).unwrap();
+        fs::remove_dir(&dir).unwrap();
+    }
 }

@@ -117,10 +117,11 @@ fn add_routes(trie: &mut Trie, plan: &Plan, interfaces: &Interfaces) -> bool {
     !interfaces.routes.is_empty()
 }
 
-/// A pod with one address of each family still has a second IPv6 one, from which it reaches its link's neighbours.
+/// A pod with one address of each family still has a second IPv6 one, from which it reaches its link's neighbours. So has a pod
+/// that is of IPv4 otherwise.
 fn add_link_local(trie: &mut Trie, interfaces: &Interfaces) -> bool {
     let own = interfaces.addresses.iter().find(|address| is_link_local(&address.ip));
-    let (Some(own), true) = (own, interfaces.has_v6()) else {
+    let Some(own) = own else {
         return false;
     };
     let key = RuleKey::address(kind::ROUTE, Address([0xfe80_0000_u32.to_be(), 0, 0, 0]));

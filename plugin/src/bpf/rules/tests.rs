@@ -172,7 +172,12 @@ fn what_the_kernel_answers_itself_is_left_to_it() {
     v4_only.addresses.retain(|a| a.ip.is_ipv4() || a.interface == "lo");
     v4_only.addresses.push(address("eth0", "fe80::1", None));
     let all = encode(&plan(), &v4_only);
-    assert_eq!(goes(&all, APP, "", "2001::1", 80), Verdict::Pass(Reason::NoFamily));
+    assert_eq!(goes(&all, APP, "", "2001::1", 80), Verdict::Refuse(Reason::NoFamily));
+    assert_eq!(goes(&all, APP, "", "2001::1", 15020), Verdict::Pass(Reason::ExcludedPort));
+    let stand_in = Address::from_ip(ip("fe80::1"));
+    let reason = Reason::Outbound;
+    let captured = Verdict::Capture { slot: slot::OUTBOUND, address: stand_in, reason };
+    assert_eq!(goes(&all, APP, "", "fe80::9", 80), captured);
     assert_eq!(goes(&all, APP, "", "8.8.8.8", 80).reason(), Reason::Outbound);
 }
 

@@ -151,7 +151,7 @@ fn dns_of_a_family_or_interface_that_is_not_ours() {
     plan.dns = Some(dns(DnsTcp::Capture, &[]));
     let all = encode(&plan, &v4_only);
     assert_eq!(sends(&all, APP, "2001::8", 53), Verdict::Pass(Reason::NoFamily));
-    assert_eq!(goes(&all, APP, "", "2001::8", 53), Verdict::Pass(Reason::NoFamily));
+    assert_eq!(goes(&all, APP, "", "2001::8", 53), Verdict::Refuse(Reason::NoFamily));
     assert_eq!(sends(&all, APP, "::1", 53).reason(), Reason::Dns);
 
     let mut two = pod();
