@@ -6,8 +6,11 @@ mod inbound;
 mod istio;
 mod lists;
 mod meshes;
+mod nested;
 mod outbound;
+mod packets;
 mod plays;
+mod policy;
 mod proxy;
 mod udp;
 
@@ -21,6 +24,7 @@ fn groups() -> Vec<Group> {
         inbound::GROUPS,
         proxy::GROUPS,
         lists::GROUPS,
+        policy::GROUPS,
         udp::GROUPS,
         istio::GROUPS,
         meshes::GROUPS,

@@ -112,6 +112,27 @@ fn a_tool_that_hangs() {
     assert!(said["details"].as_str().unwrap().contains("did not end within"), "{said}");
 }
 
+/// A tool that does not stop talking is ended: when it has said more than any table can be, or when time is up.
+#[test]
+fn a_tool_that_floods() {
+    for (yes, says) in [("yes", "it printed more than"), ("yes >&2", "did not end within")] {
+        let mesh = scene::before_add();
+        let flooding = "d=$(mktemp -d); cp -a /usr/sbin/. $d; for f in nft legacy; do rm $d/iptables-$f-save; \
+                        printf '#!/bin/sh\\nexec YES\\n' >$d/iptables-$f-save; chmod +x $d/iptables-$f-save; done; \
+                        mount --bind $d /usr/sbin";
+        let (fine, said, took) = run(&mesh, "ADD", &flooding.replace("YES", yes));
+        assert!(!fine && took < Duration::from_secs(12), "{took:?} {said}");
+        assert!(said["details"].as_str().unwrap().contains(says), "{said}");
+        // Rules that cannot be read are not undone, and keep the pod closed until DEL can.
+        let (fine, said, _) = run(&mesh, "DEL", "true");
+        assert!(fine, "{said}");
+        for flavour in ["nft", "legacy"] {
+            assert_eq!(scene::rules(&mesh.pod.netns, flavour), Vec::<String>::new());
+        }
+        assert_eq!(mesh.node.kept(), [].into());
+    }
+}
+
 /// Somebody holds the host's lock, and name services hang: neither is asked.
 #[test]
 fn nothing_of_the_host_is_waited_for() {

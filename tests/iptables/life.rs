@@ -82,6 +82,48 @@ fn check_sees_what_others_did() {
     }
 }
 
+/// Every table of ours, in both flavours: a rule that is gone, one that is foreign, a jump that is gone.
+#[test]
+fn check_sees_every_table() {
+    for flavour in ["nft", "legacy"] {
+        let mut mesh = scene::before_add();
+        meddle(&mesh.pod.netns, flavour, "*nat\n-A OUTPUT -p tcp --dport 25 -j RETURN\nCOMMIT\n");
+        mesh.node.configure(|entry| {
+            entry["mesh"] = json!("istio");
+            entry["redirect"] = json!({});
+            entry["dns"] = json!(true);
+            entry["udp"] = json!("block");
+        });
+        let annotations = [
+            ("sidecar.istio.io/status", r#"{"containers":["istio-proxy"]}"#),
+            ("proxy.istio.io/config", r#"{"proxyMetadata":{"INVALID_DROP":"true"}}"#),
+        ];
+        mesh.pod.annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        mesh.add();
+        let found = rules(&mesh.pod.netns, flavour);
+        let jumps = |rule: &&String| rule.contains("-A OUTPUT ") || rule.contains("-A PREROUTING ");
+        assert!(found.iter().filter(jumps).count() >= 12, "{found:#?}");
+        for (commands, says) in [
+            ("*raw\n-D SHUNT_ZONE 1\nCOMMIT\n", "SHUNT_ZONE"),
+            ("*raw\n-F OUTPUT\nCOMMIT\n", "raw OUTPUT"),
+            ("*mangle\n-D SHUNT_INVALID 1\nCOMMIT\n", "SHUNT_INVALID"),
+            ("*mangle\n-F PREROUTING\nCOMMIT\n", "mangle PREROUTING"),
+            ("*filter\n-I SHUNT_UDP -j ACCEPT\nCOMMIT\n", "-j ACCEPT"),
+            ("*filter\n-F OUTPUT\nCOMMIT\n", "filter OUTPUT"),
+            ("*nat\n-F SHUNT_DNS\nCOMMIT\n", "SHUNT_DNS"),
+        ] {
+            meddle(&mesh.pod.netns, flavour, commands);
+            let said = check(&mesh);
+            assert!(said.contains(says), "{flavour}: {commands}: {said}");
+            mesh.add();
+            assert_eq!(check(&mesh), "fine", "{flavour}: {commands}");
+            assert_eq!(rules(&mesh.pod.netns, flavour), found, "{flavour}: {commands}");
+        }
+        mesh.node.del(&mesh.pod);
+        nothing_left(&mesh);
+    }
+}
+
 #[test]
 fn the_flavour_that_is_there_is_used() {
     for (there, other) in [("legacy", "nft"), ("nft", "legacy")] {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::json;
-use shunt_tests::ask::Serve;
+use shunt_tests::ask::{Dial, Serve};
 use shunt_tests::datagram::{Oracle, play};
 use shunt_tests::net::Shape;
 use shunt_tests::process::Server;
@@ -133,6 +133,56 @@ fn it_is_about_one_pod() {
     mesh.node.add(&other);
     let _others_proxy = Server::start(&other.proxy(), &everywhere());
     passes(&mut mesh);
+}
+
+/// An upgrade brings another object. The pod stays with the one that knows its proxy, beside new pods under the new one.
+#[test]
+fn after_an_upgrade_a_proxy_that_was_seen_is_remembered() {
+    const OLD: &str = "0123456789abcdef";
+    let mut mesh = bypassing();
+    mesh.add();
+    passes(&mut mesh);
+    mesh.start_proxy();
+    mesh.app(SERVICES).iter().for_each(captured);
+    let hash = entries(mesh.node.bpf_dir()).into_iter().next().expect("an object is loaded");
+    fs::rename(mesh.node.bpf_dir().join(&hash), mesh.node.bpf_dir().join(OLD)).expect("own pins");
+    for path in mesh
+        .node
+        .kept()
+        .into_iter()
+        .filter(|path| path.components().any(|part| part.as_os_str() == "attachments"))
+    {
+        let text = fs::read_to_string(&path).expect("own records");
+        fs::write(&path, text.replace(&hash, OLD)).expect("own records");
+    }
+    let new = mesh.node.pod(&mesh.world, Shape::dual().numbered(9));
+    mesh.node.add(&new);
+    assert!(mesh.node.bpf_dir().join(&hash).is_dir() && mesh.node.bpf_dir().join(OLD).is_dir());
+    for again in [false, true] {
+        if again {
+            mesh.add();
+        }
+        mesh.app(SERVICES).iter().for_each(captured);
+        assert_eq!(mesh.arriving(false, 8080).outcome(), "inbound");
+        mesh.nothing_got_out();
+        // The new pod's time before its proxy is its own.
+        let seen = shunt_tests::process::dial(&new.app(), &Dial::to(SERVICES));
+        assert_eq!(outcomes(&seen), ["world"; 3]);
+        mesh.beyond.seen();
+        mesh.proxy = None;
+        is_closed(&mut mesh);
+        mesh.start_proxy();
+    }
+    let news = Server::start(&new.proxy(), &everywhere());
+    shunt_tests::process::dial(&new.app(), &Dial::to(SERVICES)).iter().for_each(captured);
+    mesh.app(SERVICES).iter().for_each(captured);
+    drop(news);
+    let seen = shunt_tests::process::dial(&new.app(), &Dial::to(SERVICES));
+    assert_eq!(outcomes(&seen), ["ECONNREFUSED"; 3]);
+    // The old object goes with its last pod.
+    mesh.node.del(&mesh.pod);
+    assert!(!mesh.node.bpf_dir().join(OLD).exists(), "{}", mesh.node.log());
+    mesh.nothing_got_out();
 }
 
 /// What the kernel knew of a pod is gone with another version's programs. The pod may have had a proxy: closed.

@@ -185,10 +185,11 @@ fn redirect() -> impl Strategy<Value = Value> {
     )
 }
 
-/// Meshes differ in what no key says: tunnel ports, calls to oneself, own addresses.
-const MESHES: [&str; 5] = ["custom", "istio", "linkerd", "osm", "consul"];
+/// Meshes differ in what no key says: tunnel ports, calls to oneself, own addresses, DNS over TCP.
+const MESHES: [&str; 6] = ["custom", "istio", "linkerd", "osm", "consul", "kuma"];
 
-/// What the webhook of Consul leaves in a pod: a user that is not captured, and one DNS server that is.
+/// What the webhook of Consul leaves in a pod: a user that is not captured, and one DNS server that is. Kuma wants a document;
+/// in this one the entry counts.
 fn annotations(mesh: &str) -> BTreeMap<String, String> {
     let config = json!({
         "ConsulDNSIP": "127.0.0.1",
@@ -198,6 +199,14 @@ fn annotations(mesh: &str) -> BTreeMap<String, String> {
         "ProxyOutboundPort": OUTBOUND_PORT,
         "ExcludeUIDs": ["1500"],
     });
+    if mesh == "kuma" {
+        return [
+            ("kuma.io/sidecar-injected", "true".to_owned()),
+            ("traffic.kuma.io/transparent-proxy-config", json!({ "ipFamilyMode": "dualstack" }).to_string()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into();
+    }
     if mesh != "consul" {
         return BTreeMap::new();
     }

@@ -20,9 +20,10 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 const BACKENDS: [&str; 2] = ["ebpf", "iptables"];
 
 /// Every reason the generated connections must have met.
-const REASONS: [&str; 16] = [
+const REASONS: [&str; 17] = [
     "Datagram",
     "Dns",
+    "DnsTcp",
     "Exempt",
     "ExcludedCidr",
     "ExcludedInterface",

@@ -328,6 +328,7 @@ mod page {
             Other {
                 keys: &[
                     "consul.hashicorp.com/connect-inject-managed-by",
+                    "consul.hashicorp.com/mesh-inject",
                     "consul.hashicorp.com/connect-service",
                     "consul.hashicorp.com/connect-service-port",
                     "consul.hashicorp.com/connect-service-default-port",
@@ -402,7 +403,8 @@ mod page {
         }],
         differs: &[
             "Without `dual-stack` both families are captured, where consul-cni fails. With `false`, which the webhook writes on clusters that it takes for IPv4 alone, IPv6 passes as the mesh has it: `shunt-cni.io/` annotations cannot change that, the chart's dual-stack setting can.",
-            "The proxy's own DNS queries to the loopback resolver pass; the mesh's rules send them to the proxy too.",
+            "DNS of the proxy, and of users that are not captured, to the loopback resolver passes; the mesh's rules send it to the proxy too.",
+            "53 among the excluded outbound ports leaves DNS to the loopback resolver alone; the mesh's rules send it to the proxy all the same.",
             "`transparent-proxy-status` is read and never written: there is no API call.",
             "IPv6 loopback (`::1`) and all of 127.0.0.0/8 are never captured; the mesh's IPv4 rules leave only 127.0.0.1 alone.",
             "Names of services in lists of ports (`ssh`) are an error: there is no /etc/services.",

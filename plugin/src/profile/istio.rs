@@ -185,7 +185,7 @@ static FIELDS: [Field; 8] = [
         FieldAct::Sets(|value, _, to| set_flag(value, &mut to.drop_invalid)),
         "proxyMetadata: {INVALID_DROP: \"true\"}",
         CNI,
-        "packets that connection tracking calls invalid are dropped"
+        "under iptables: packets that connection tracking calls invalid are dropped; under eBPF nothing is translated and none goes astray"
     ),
     field!(
         "proxy_metadata.INVALID_DROP",

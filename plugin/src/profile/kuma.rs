@@ -56,7 +56,7 @@ static KEYS: [Key; 11] = [
     ),
     key!(
         "traffic.kuma.io/exclude-outbound-ports",
-        Act::Sets(|list, to| replace(&mut to.redirect.exclude_outbound_ports, loose(list))),
+        Act::Sets(|list, to| exclude_outbound(to, loose(list).map_err(Bad::from))),
         "25",
         WEBHOOK,
         "outbound ports that are not captured; an empty list says nothing"
@@ -91,7 +91,7 @@ static KEYS: [Key; 11] = [
         Act::Sets(|text, to| put(&mut to.drop_invalid, flag(text)).map_err(Bad::from)),
         "true",
         WEBHOOK,
-        "packets that connection tracking calls invalid are dropped"
+        "under iptables: packets that connection tracking calls invalid are dropped; under eBPF nothing is translated and none goes astray"
     ),
     key!(
         "kuma.io/transparent-proxying-ip-family-mode",
@@ -155,7 +155,7 @@ static FIELDS: [Field; 20] = [
         FieldAct::Sets(|value, _, to| put(&mut to.drop_invalid, flag(&text(value)?)).map_err(Bad::from)),
         "dropInvalidPackets: true",
         CONF,
-        "packets that connection tracking calls invalid are dropped"
+        "under iptables: packets that connection tracking calls invalid are dropped; under eBPF nothing is translated and none goes astray"
     ),
     field!(
         "dryRun",
@@ -242,7 +242,7 @@ static FIELDS: [Field; 20] = [
         }),
         "redirect: {outbound: {includePorts: [80, 443]}}",
         CONF,
-        "the only outbound ports that are captured"
+        "the only outbound ports that are captured; excluded ones do not count then"
     ),
     field!(
         "redirect.outbound.enabled",
@@ -259,7 +259,7 @@ static FIELDS: [Field; 20] = [
     ),
     field!(
         "redirect.outbound.excludePorts",
-        FieldAct::Sets(|value, _, to| replace_with(&mut to.redirect.exclude_outbound_ports, parsed(value))),
+        FieldAct::Sets(|value, _, to| exclude_outbound(to, parsed(value))),
         "redirect: {outbound: {excludePorts: [25]}}",
         CONF,
         "outbound ports that are not captured"
@@ -346,6 +346,16 @@ fn replace_with<T>(list: &mut Option<Vec<T>>, with: Result<Vec<T>, Bad>) -> Resu
     let with = with?;
     if !with.is_empty() {
         *list = Some(with);
+    }
+    Ok(())
+}
+
+/// Where the only ports are named that are captured (`includePorts`, read before), a list of others does not count.
+fn exclude_outbound(to: &mut Layer, ports: Result<Vec<PortRange>, Bad>) -> Result<(), Bad> {
+    let ports = ports?;
+    let named = to.redirect.include_outbound_ports.as_ref().is_some_and(|ports| !ports.is_empty());
+    if !ports.is_empty() {
+        to.redirect.exclude_outbound_ports = Some(if named { Vec::new() } else { ports });
     }
     Ok(())
 }
@@ -528,6 +538,8 @@ mod page {
         differs: &[
             "A failure to set up IPv6 is an error; kuma-cni warns and the pod runs with IPv4 rules alone.",
             "With `ipv4`, DNS that is captured is captured over IPv6 too.",
+            "DNS to addresses of `exclude-outbound-ips` is captured like other DNS; the mesh's rules leave it alone.",
+            "53 among the excluded outbound ports leaves DNS alone, over UDP too; the mesh's rules look at that list for TCP alone.",
             "`DOCKER_OUTPUT` (Docker's own resolver inside a pod) is not looked for.",
             "A `kuma-init` container cannot be told from annotations. Without CNI mode there is no document, and the ADD is refused.",
         ],

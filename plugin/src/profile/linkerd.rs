@@ -270,6 +270,7 @@ mod page {
             "The label `linkerd.io/control-plane-component` is not seen: put the control plane's namespace into `excludeNamespaces`, or the API server's ports into `shunt-cni.io/exclude-outbound-ports` of those pods.",
             "A `linkerd-init` container cannot be told from annotations. Install Linkerd with `cniEnabled=true`.",
             "The chart's `ignoreInboundPorts` and `ignoreOutboundPorts` are `redirect.excludeInboundPorts` and `redirect.excludeOutboundPorts` of the entry; an annotation takes their place, where linkerd2-cni adds `skip-inbound-ports` to them.",
+            "The chart's `portsToRedirect`, `proxyUID`, `proxyGID`, `inboundProxyPort` and `outboundProxyPort` are `redirect.includeInboundPorts`, `proxyUids`, `proxyGids`, `inboundPort` and `outboundPort` of the entry.",
         ],
     };
 }

@@ -138,6 +138,7 @@ mod page {
         "The mesh's init container cannot be told from annotations and cannot be switched off in the mesh; it needs `NET_ADMIN` as before. Its rules find nothing left to redirect.",
         "MeshConfig is not seen: its lists and its `networkInterfaceExclusionList` are keys of the entry's `redirect`. An annotation takes the place of the entry's list, where the mesh joins both.",
         "`localProxyMode: PodIP` (the proxy reaches the app on the pod's address) is of MeshConfig and not done.",
+        "The proxy's connections to the pod itself pass when they come from 127.0.0.6 or go to an excluded outbound port; the mesh's rules send these to the inbound port too.",
         "Lists have no limit; with more than 15 ports the mesh's rules are refused as a whole. The mesh's rule for port 15000 is never reached and has no counterpart.",
     ];
 

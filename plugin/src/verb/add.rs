@@ -1,11 +1,12 @@
 //! ADD: decide; open the namespace; take the attachment's lock; install; record. Whole or not at all.
 
+use nix::net::if_::if_nametoindex;
 use shunt_api::FailurePolicy;
 use slog::{debug, warn};
 
 use super::{known, lock_name, places, pod_netns, remove};
 use crate::backend::{self, Job};
-use crate::choice::{self, Ask};
+use crate::choice::{self, Ask, Choice};
 use crate::cni::{AddRequest, Outcome, PodRef};
 use crate::error::{Error, Failed as _, Kind};
 use crate::lock::Lock;
@@ -94,6 +95,9 @@ fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) 
         deadline,
     };
     let receipt = backend::install(places, &job).map_err(|error| choice.failed(places, wanted, error))?;
+    if choice == Choice::Ebpf {
+        tell_of_missing(request, netns, &plan);
+    }
     let record = Record {
         version: record::VERSION,
         attachment: request.attachment.clone(),
@@ -117,6 +121,21 @@ fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) 
             let reverted = backend::revert(places, netns, &record.receipt);
             Err(removed.and(reverted).err().into_iter().fold(error, Error::with_undo))
         }
+    }
+}
+
+/// Programs know interfaces by the addresses and routes they have at ADD. One that comes later is captured until another ADD.
+fn tell_of_missing(request: &AddRequest, netns: &Netns, plan: &Plan) {
+    if plan.exclude_interfaces.is_empty() {
+        return;
+    }
+    let names = plan.exclude_interfaces.iter();
+    let missing = netns
+        .run(|| Ok(names.filter(|name| if_nametoindex(name.as_str()).is_err()).cloned().collect::<Vec<_>>()));
+    let missing = missing.unwrap_or_default();
+    if !missing.is_empty() {
+        warn!(request.log, "excluded interfaces are not there yet; they are captured until an ADD finds them";
+            "interfaces" => missing.join(","));
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 use shunt_tests::net::Shape;
 
-use super::differences::{ARRIVES_BY, NO_ROUTE, OWN_PORT};
+use super::differences::{ARRIVES_BY, LATE_INTERFACE, NO_ROUTE, OWN_PORT};
 use super::plays;
 use crate::case::{AS_BARE, Backend, Case, From, To, V4, V6, WIRE, Who, case};
 use crate::scene::{EVERYWHERE, Group, PLAIN, Proxy};
@@ -15,6 +15,12 @@ pub(super) const GROUPS: &[Group] = &[
         id: "excluded interface",
         cases: EXCLUDED,
         shape: Shape::two_interfaces,
+        plan: |node, _| node.redirect("excludeInterfaces", json!(["net1"])),
+        ..PLAIN
+    },
+    Group {
+        id: "excluded interface that comes later",
+        cases: LATER,
         plan: |node, _| node.redirect("excludeInterfaces", json!(["net1"])),
         ..PLAIN
     },
@@ -118,6 +124,12 @@ const EXCLUDED: &[Case] = &[
         .source("own, second"),
     case("out by the other interface", "istio 0b"),
 ];
+
+const LATER: &[Case] = &[case("out by an excluded interface that comes after ADD", "istio 0b; Multus")
+    .over(WIRE)
+    .plays(plays::late_interface)
+    .gets("left alone, left alone after its ADD")
+    .but_gets(Backend::Ebpf, "outbound and a warning, left alone after its ADD", &LATE_INTERFACE)];
 
 const NO_DEFAULT: &[Case] = &[
     case("a service without a route", "corner: without a route").but_gets(

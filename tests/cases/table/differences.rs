@@ -143,3 +143,22 @@ pub(super) static ARRIVES_BY: Difference = Difference {
     why: "A rule sees the interface of a packet; a program that chooses the listener sees the address. The two differ only \
           where something routes to an interface's address by another one.",
 };
+
+pub(super) static INVALID: Difference = Difference {
+    title: "Packets that connection tracking calls invalid",
+    ebpf: "Annotations that ask to drop them (Istio's `INVALID_DROP`, Kuma's `drop-invalid-packets`) change nothing: the \
+           kernel answers such a packet as it does without us.",
+    iptables: "They are dropped when an annotation asks for it.",
+    why: "The keys are there because an invalid packet passes rules that translate addresses, and goes on with the wrong \
+          ones. Under eBPF nothing is translated, and connection tracking is not used.",
+};
+
+pub(super) static LATE_INTERFACE: Difference = Difference {
+    title: "Excluded interfaces that come after ADD",
+    ebpf: "An excluded interface that is not there at ADD is captured until an ADD that finds it, and the log of the ADD \
+           says so: Shunt has to stand in the list of that network too (Multus calls it for each), or `backend` has to be \
+           `iptables`.",
+    iptables: "It is left alone from when it comes.",
+    why: "A rule has the interface's name. A program at `connect` is not told the interface, and goes by the addresses and \
+          routes that were there at ADD.",
+};

@@ -1,6 +1,8 @@
 //! Istio's own table of rules, row by row, under its profile.
 
-use crate::case::{Case, From, To, WIRE, Who, case};
+use super::differences::INVALID;
+use super::packets;
+use crate::case::{Backend, Case, From, SILENCE, To, WIRE, Who, case};
 use crate::scene::{Group, PLAIN, annotated, istio};
 
 pub(super) const GROUPS: &[Group] = &[
@@ -32,6 +34,29 @@ pub(super) const GROUPS: &[Group] = &[
         },
         ..PLAIN
     },
+    Group {
+        id: "istio, invalid dropped",
+        cases: INVALID_DROPPED,
+        plan: |node, pod| {
+            istio(node, pod);
+            let config = r#"{"proxyMetadata":{"INVALID_DROP":"true"}}"#;
+            pod.annotations.extend(annotated(&[("proxy.istio.io/config", config)]));
+        },
+        ..PLAIN
+    },
+];
+
+const INVALID_DROPPED: &[Case] = &[
+    case("istio: an invalid packet where they are to be dropped", "istio: INVALID_DROP")
+        .over(WIRE)
+        .plays(packets::invalid)
+        .gets("RST")
+        .but_gets(Backend::Iptables, SILENCE, &INVALID),
+    case("istio: inbound where invalid packets are dropped", "istio: INVALID_DROP")
+        .who(Who::Outside)
+        .to(To::Own(8080))
+        .gets("inbound"),
+    case("istio: outbound where invalid packets are dropped", "istio: INVALID_DROP"),
 ];
 
 const ISTIO: &[Case] = &[
@@ -69,6 +94,7 @@ const ISTIO: &[Case] = &[
         .from(From::Loopback)
         .over(WIRE)
         .gets("inbound"),
+    case("istio: an invalid packet", "istio: INVALID_DROP").over(WIRE).plays(packets::invalid).gets("RST"),
 ];
 
 const LISTS: &[Case] = &[

@@ -3,7 +3,7 @@
 use shunt_tests::node::{Node, Pod};
 
 use super::differences::MARKER;
-use crate::case::{Answer, Backend, Case, From, To, V4, WIRE, Way, Who, case, query};
+use crate::case::{Answer, Backend, Case, From, To, V4, V6, WIRE, Way, Who, case, query};
 use crate::scene::{EVERYWHERE, Group, PLAIN, Proxy, annotated, mesh};
 
 const fn proxy(outbound: u16, inbound: u16, uid: u32) -> Proxy {
@@ -18,6 +18,10 @@ fn injected(node: &Node, pod: &mut Pod, name: &str, annotations: &[(&str, &str)]
 
 const KUMA: &str = r#"{"ipFamilyMode":"dualstack","kumaDPUser":"5678","redirect":{"dns":{"captureAll":true,"enabled":true,
     "port":15053},"inbound":{"enabled":true,"excludePorts":[9090],"port":15006},"outbound":{"enabled":true,"port":15001}}}"#;
+/// What is excluded by address, port and user id; the only outbound ports that are captured beside another list.
+const KUMA_LISTS: &str = r#"{"ipFamilyMode":"ipv4","redirect":{"dns":{"captureAll":true,"enabled":true,"port":15053},
+    "outbound":{"enabled":true,"includePorts":[80,443],"excludePorts":[443],"excludePortsForIPs":["10.96.5.0/24"],
+    "excludePortsForUIDs":["1500"]}}}"#;
 const CONSUL: &str = r#"{"ConsulDNSIP":"127.0.0.1","ConsulDNSPort":8600,"ProxyUserID":"5995","ProxyInboundPort":20000,
     "ProxyOutboundPort":15001,"ExcludeInboundPorts":["9090"],"ExcludeOutboundCIDRs":["10.96.5.0/24","fd96::50/124"],
     "ExcludeUIDs":["5996"]}"#;
@@ -48,6 +52,19 @@ pub(super) const GROUPS: &[Group] = &[
         plan: |node, pod| {
             let annotations =
                 [("kuma.io/sidecar-injected", "true"), ("traffic.kuma.io/transparent-proxy-config", KUMA)];
+            injected(node, pod, "kuma", &annotations);
+        },
+        proxy: Proxy { dns: Some((15053, &["127.0.0.1", "[::1]"])), ..proxy(15001, 15006, 5678) },
+        ..PLAIN
+    },
+    Group {
+        id: "kuma, lists",
+        cases: KUMA_LISTED,
+        plan: |node, pod| {
+            let annotations = [
+                ("kuma.io/sidecar-injected", "true"),
+                ("traffic.kuma.io/transparent-proxy-config", KUMA_LISTS),
+            ];
             injected(node, pod, "kuma", &annotations);
         },
         proxy: Proxy { dns: Some((15053, &["127.0.0.1", "[::1]"])), ..proxy(15001, 15006, 5678) },
@@ -153,6 +170,30 @@ const KUMAS: &[Case] = &[
     case("kuma: loopback", "kuma 12").to(To::Loopback(8080)).gets("app"),
 ];
 
+const KUMA_LISTED: &[Case] = &[
+    case("kuma: an included outbound port", "kuma 13").over(V4),
+    case("kuma: an included outbound port that is excluded too", "kuma 13").to(To::Service(443)).over(V4),
+    case("kuma: an outbound port that is not included", "kuma 13").to(To::Service(8080)).gets("world"),
+    case("kuma: an excluded address", "kuma 2").to(To::Host("10.96.5.1", "fd96::51", 80)).gets("world"),
+    case("kuma: an excluded user", "kuma 2").who(Who::Ids(1500, 1500)).gets("world"),
+    query("kuma: a query of an excluded user", "kuma 2", Way::To).who(Who::Ids(1500, 1500)).gets("world"),
+    query("kuma: a query to an excluded address", "kuma 2, 4; differs: conf/meshes.md", Way::Connected)
+        .to(To::Host("10.96.5.1", "fd96::51", 53)),
+    case("kuma: IPv6 out with `ipv4`", "kuma: ipFamilyMode").over(V6).gets("world"),
+    case("kuma: IPv6 in with `ipv4`", "kuma: ipFamilyMode")
+        .who(Who::Outside)
+        .to(To::Own(8080))
+        .over(V6)
+        .gets("app"),
+    case("kuma: IPv4 in with `ipv4`", "kuma: ipFamilyMode")
+        .who(Who::Outside)
+        .to(To::Own(8080))
+        .over(V4)
+        .gets("inbound"),
+    query("kuma: an IPv6 query with `ipv4`", "kuma: ipFamilyMode; differs: conf/meshes.md", Way::Connected)
+        .over(V6),
+];
+
 const CONSULS: &[Case] = &[
     case("consul: out", "consul 6"),
     case("consul: in", "consul 10, 11").who(Who::Outside).to(To::Own(8080)).gets("inbound"),
@@ -166,7 +207,7 @@ const CONSULS: &[Case] = &[
     query("consul: a query to its resolver", "consul 7", Way::To).to(To::Loopback(53)).source("").over(V4),
     query("consul: a query to its resolver, bound", "consul 7", Way::Connected)
         .to(To::Loopback(53))
-        .from(From::Any(40041))
+        .from(From::Any(21041))
         .source("loopback")
         .over(V4),
     query("consul: a query to another server", "consul 7", Way::To).gets("world"),

@@ -3,7 +3,7 @@
 use shunt_tests::ask::How;
 
 use super::differences::{DEVICE, MULTIPATH, SETUID, SOCKET_TABLE, VISITOR};
-use super::plays;
+use super::{nested, plays};
 use crate::case::{Answer, Backend, Case, From, SILENCE, To, V4, V6, WIRE, Who, case};
 use crate::scene::{Group, PLAIN};
 
@@ -23,12 +23,12 @@ const FORMS: &[Case] = &[
     case("plain connect", "ebpf matrix: plain, AF_INET6 to ::ffff:svc, getpeername, getsockname; ebpf 1"),
     case("bound to the pod's address", "ebpf matrix: bound podIP:0").from(From::Own(0)),
     case("bound to the pod's address and a port", "ebpf matrix: bound podIP:40002; native IPv6 bound podIP")
-        .from(From::Own(40002)),
+        .from(From::Own(21002)),
     case(
         "bound to any address and a port",
         "ebpf matrix: bound 0.0.0.0:40001, [::]:40001, [::]:40003 to ::ffff:svc",
     )
-    .from(From::Any(40001)),
+    .from(From::Any(21001)),
     case("bound to an interface", "ebpf matrix: SO_BINDTODEVICE eth0, native IPv6 with SO_BINDTODEVICE")
         .from(From::Device("eth0"))
         .but_gets(Backend::Iptables, SILENCE, &DEVICE),
@@ -64,6 +64,9 @@ const IDENTITY: &[Case] = &[
         &SETUID,
     ),
     case("a pretender in a user namespace", "ebpf 4: user namespaces").who(Who::Pretender),
+    case("a pod with a user namespace", "issue 2: a pod in a user namespace; ebpf 4")
+        .plays(nested::user_namespace)
+        .gets("app outbound dns EPERM; proxy world world world; same number outside outbound dns EPERM"),
     case("a process of the node in the pod's network", "ebpf 3.2; README: limits")
         .who(Who::Visitor)
         .but_gets(Backend::Ebpf, "world", &VISITOR),
@@ -73,12 +76,12 @@ const IDENTITY: &[Case] = &[
         .gets("world"),
     case("the proxy from a bound port, v4", "istio 10")
         .who(Who::Proxy)
-        .from(From::Any(40011))
+        .from(From::Any(21011))
         .over(V4)
         .gets("world"),
     case("the proxy from a bound port, v6", "istio 10")
         .who(Who::Proxy)
-        .from(From::Any(40012))
+        .from(From::Any(21012))
         .over(V6)
         .gets("world"),
 ];

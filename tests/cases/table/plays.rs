@@ -1,6 +1,8 @@
 //! Rows that are more than one connection. Each says how it went, in a few words.
 
-use shunt_tests::ask::{Dial, Serve, Try, at, plain};
+use std::collections::BTreeSet;
+
+use shunt_tests::ask::{Dial, Place, Serve, Try, at, plain};
 use shunt_tests::datagram::{Script, Step};
 use shunt_tests::node::Pod;
 use shunt_tests::process::{self, Server, Talking};
@@ -232,4 +234,60 @@ pub(super) fn before_proxy(scene: &mut Scene, family: Family) -> String {
     let after = scene.outcome(Who::App, SERVICE, family);
     scene.proxy = None;
     format!("{before}, {after}, {}", scene.outcome(Who::App, SERVICE, family))
+}
+
+/// Four workers with `SO_REUSEPORT` on every port of the proxy: how many of them answer.
+pub(super) fn workers(scene: &mut Scene, family: Family) -> String {
+    scene.proxy = None;
+    let serve = Serve { workers: 4, quiet: true, ..both(&[("outbound", &[15001]), ("inbound", &[15006])]) };
+    let serving = Server::start(&scene.place(Who::Proxy), &serve);
+    let mut said = Vec::new();
+    for (who, to, by) in [(Who::App, SERVICE, "outbound"), (Who::Outside, OWN, "inbound")] {
+        let to = text(to, &scene.pod, family);
+        let tries = scene.run(who, &Dial::to([to.as_str(); 100]));
+        if let Some(wrong) = tries.iter().find(|seen| seen.outcome() != by) {
+            return wrong.outcome().to_owned();
+        }
+        let pids: BTreeSet<u32> = tries.iter().map(|seen| seen.greeted().pid).collect();
+        said.push(format!("{by} by {}", pids.len()));
+    }
+    drop(serving);
+    scene.start_proxy();
+    said.join(", ")
+}
+
+/// A sidecar that is an init container, in a cgroup of its own, started again in another; root in a later init container dials.
+pub(super) fn native_sidecar(scene: &mut Scene, family: Family) -> String {
+    let mut scene = Scene::before_add(&scene.group, scene.backend);
+    scene.node.add(&scene.pod);
+    let mut said = Vec::new();
+    for round in 0..2 {
+        said.push(scene.outcome(Who::Ids(0, 0), SERVICE, family));
+        let cgroup = scene.pod.cgroup.join(format!("sidecar{round}"));
+        if let Err(error) = std::fs::create_dir_all(&cgroup) {
+            return error.to_string();
+        }
+        let place = Place { cgroup: Some(cgroup), ..scene.place(Who::Proxy) };
+        scene.proxy = Some(Server::start(&place, &both(&[("outbound", &[15001]), ("inbound", &[15006])])));
+        said.push(scene.outcome(Who::Ids(0, 0), SERVICE, family));
+        scene.proxy = None;
+    }
+    said.join(", ")
+}
+
+/// The pod gets the excluded interface after ADD, as Multus gives it, and then that interface's own ADD. Nobody is behind it.
+pub(super) fn late_interface(scene: &mut Scene, family: Family) -> String {
+    let mut scene = Scene::new(&scene.group, scene.backend);
+    let warned = if scene.node.log().contains("\"interfaces\":\"net1\"") { " and a warning" } else { "" };
+    scene.pod.netns.ip("link add net1 type veth peer name far\nlink set far up\nlink set net1 up\naddr add 10.79.0.2/16 dev net1\n\
+                        addr add fd79::2/64 dev net1 nodad\n");
+    let to = text(To::Host("10.79.0.1", "fd79::1", 80), &scene.pod, family);
+    let dial = Dial { patience: 1, ..Dial::to([to]) };
+    let outcome = |scene: &mut Scene| match who_answered(&scene.run(Who::App, &dial)) {
+        captured if captured == "outbound" => captured,
+        _ => "left alone".to_owned(),
+    };
+    let before = outcome(&mut scene);
+    scene.node.call("ADD", &scene.pod, "net1").ok();
+    format!("{before}{warned}, {} after its ADD", outcome(&mut scene))
 }

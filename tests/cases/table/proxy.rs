@@ -2,7 +2,7 @@
 
 use super::differences::{AFTER_DEL, BEFORE_PROXY, LENGTH, LOOPBACK_LISTENER};
 use super::plays;
-use crate::case::{Backend, Case, From, To, WIRE, Who, case};
+use crate::case::{Backend, Case, Family, From, To, V4, V6, WIRE, Who, case};
 use crate::scene::{EVERYWHERE, Group, PLAIN, Proxy};
 
 pub(super) const GROUPS: &[Group] = &[
@@ -17,6 +17,18 @@ pub(super) const GROUPS: &[Group] = &[
         id: "one proxy socket for both families",
         cases: BOTH,
         proxy: Proxy { ips: &["[::]"], both_families: true, ..EVERYWHERE },
+        ..PLAIN
+    },
+    Group {
+        id: "proxy on IPv4 alone",
+        cases: FOR_V4,
+        proxy: Proxy { ips: &["0.0.0.0"], ..EVERYWHERE },
+        ..PLAIN
+    },
+    Group {
+        id: "proxy on IPv6 alone",
+        cases: FOR_V6,
+        proxy: Proxy { ips: &["[::]"], ..EVERYWHERE },
         ..PLAIN
     },
     Group { id: "life", cases: LIFE, app: false, ..PLAIN },
@@ -64,7 +76,48 @@ const BOTH: &[Case] = &[
         .gets("0 and 41 as is right"),
 ];
 
+/// The family the proxy does not listen in is refused: it does not go past it.
+const FOR_V4: &[Case] = &[
+    case("v4 out to a proxy for v4", "issue 3: 0.0.0.0").over(&[Family::V4, Family::Mapped]),
+    case("v6 out to a proxy for v4", "issue 3: 0.0.0.0").over(V6).gets("ECONNREFUSED"),
+    case("v4 in to a proxy for v4", "issue 3: 0.0.0.0")
+        .who(Who::Outside)
+        .to(To::Own(8080))
+        .over(V4)
+        .gets("inbound"),
+    case("v6 in to a proxy for v4", "issue 3: 0.0.0.0")
+        .who(Who::Outside)
+        .to(To::Own(8080))
+        .over(V6)
+        .gets("ECONNREFUSED"),
+];
+
+const FOR_V6: &[Case] = &[
+    case("v6 out to a proxy for v6", "issue 3: [::]").over(V6),
+    case("v4 out to a proxy for v6", "issue 3: [::]")
+        .over(&[Family::V4, Family::Mapped])
+        .gets("ECONNREFUSED"),
+    case("v6 in to a proxy for v6", "issue 3: [::]")
+        .who(Who::Outside)
+        .to(To::Own(8080))
+        .over(V6)
+        .gets("inbound"),
+    case("v4 in to a proxy for v6", "issue 3: [::]")
+        .who(Who::Outside)
+        .to(To::Own(8080))
+        .over(V4)
+        .gets("ECONNREFUSED"),
+];
+
 const LIFE: &[Case] = &[
+    case("workers that share a port", "issue 3: SO_REUSEPORT")
+        .over(WIRE)
+        .plays(plays::workers)
+        .gets("outbound by 4, inbound by 4"),
+    case("a native sidecar and the init containers after it", "issue 3: native sidecars")
+        .over(WIRE)
+        .plays(plays::native_sidecar)
+        .gets("ECONNREFUSED, outbound, ECONNREFUSED, outbound"),
     case("connections from before ADD", "ebpf 9; corner: before ADD")
         .over(WIRE)
         .plays(plays::before_add)

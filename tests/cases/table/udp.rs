@@ -57,6 +57,27 @@ pub(super) const GROUPS: &[Group] = &[
         ..PLAIN
     },
     Group {
+        id: "dns and udp, exempt group",
+        cases: GID,
+        plan: |node, pod| {
+            block(node, pod);
+            redirect(node, json!({ "proxyGids": [1338] }));
+        },
+        proxy: RESOLVER,
+        ..PLAIN
+    },
+    Group {
+        id: "dns and udp, excluded interface",
+        cases: INTERFACE,
+        shape: Shape::two_interfaces,
+        plan: |node, pod| {
+            block(node, pod);
+            redirect(node, json!({ "excludeInterfaces": ["net1"] }));
+        },
+        proxy: RESOLVER,
+        ..PLAIN
+    },
+    Group {
         id: "istio, dns",
         cases: ISTIO,
         plan: |node, pod| {
@@ -78,12 +99,12 @@ const DNS: &[Case] = &[
     query("dns: by sendmsg", "ebpf 3.3; issue 3", Way::Message).but(Backend::Ebpf, MARKED, &MARKER),
     query("dns: by sendmmsg", "ebpf 3.3; issue 3", Way::Many).but(Backend::Ebpf, MARKED, &MARKER),
     query("dns: over a connected socket", "ebpf 3.3; istio 15", Way::Connected),
-    query("dns: from a bound port", "ebpf 3.3", Way::Connected).from(From::Any(40021)).but(
+    query("dns: from a bound port", "ebpf 3.3", Way::Connected).from(From::Any(21021)).but(
         Backend::Ebpf,
         Answer { source: "loopback", ..QUERY },
         &BOUND_QUERY,
     ),
-    query("dns: from the pod's address and a port", "ebpf 3.3", Way::To).from(From::Own(40022)),
+    query("dns: from the pod's address and a port", "ebpf 3.3", Way::To).from(From::Own(21022)),
     query("dns: the proxy's own query", "istio: DNS extra; kuma 3", Way::To).who(Who::Proxy).gets("world"),
     query("dns: the proxy's own query, connected", "istio: DNS extra", Way::Connected)
         .who(Who::Proxy)
@@ -159,7 +180,7 @@ const BLOCK: &[Case] = &[
     ),
     query("block: from a port of its own", "corner: udp block", Way::To)
         .to(To::Service(443))
-        .from(From::Any(40031))
+        .from(From::Any(21031))
         .gets("world")
         .but_gets(Backend::Iptables, "EPERM", &UDP_BOUND),
     query("block: a neighbour", "issue 3", Way::To).to(To::Host("10.77.0.1", "fd77::1", 443)).gets("EPERM"),
@@ -176,6 +197,52 @@ const BLOCK: &[Case] = &[
         .to(To::Own(9999))
         .gets("app"),
     case("block: TCP goes on", "issue 3").over(WIRE),
+];
+
+const GID: &[Case] = &[
+    query("gid: a query of the proxy's group", "issue 3: gid exemption", Way::To)
+        .who(Who::Ids(2000, 1338))
+        .gets("world"),
+    query("gid: a query of the proxy's group, connected", "issue 3: gid exemption", Way::Connected)
+        .who(Who::Ids(2000, 1338))
+        .gets("world"),
+    case("gid: a query of the proxy's group over TCP", "issue 3: gid exemption")
+        .who(Who::Ids(2000, 1338))
+        .to(To::Service(53))
+        .gets("world"),
+    query("gid: other UDP of the proxy's group", "issue 3: gid exemption", Way::To)
+        .who(Who::Ids(2000, 1338))
+        .to(To::Service(443))
+        .gets("world"),
+    query("gid: a query of another group", "issue 3: gid exemption", Way::Connected)
+        .who(Who::Ids(1338, 2000)),
+    query("gid: other UDP of another group", "issue 3: gid exemption", Way::To)
+        .who(Who::Ids(1338, 2000))
+        .to(To::Service(443))
+        .gets("EPERM"),
+];
+
+const INTERFACE: &[Case] = &[
+    query("interface: a query by the excluded one", "issue 3: excludeInterfaces", Way::To)
+        .to(To::Host("10.78.0.1", "fd78::1", 53))
+        .source("own, second")
+        .gets("world"),
+    query("interface: a query by the excluded one, connected", "issue 3: excludeInterfaces", Way::Connected)
+        .to(To::Host("10.78.0.1", "fd78::1", 53))
+        .source("own, second")
+        .gets("world"),
+    case("interface: a query by the excluded one over TCP", "issue 3: excludeInterfaces")
+        .to(To::Host("10.78.0.1", "fd78::1", 53))
+        .source("own, second")
+        .gets("world"),
+    query("interface: other UDP by the excluded one", "issue 3: excludeInterfaces", Way::To)
+        .to(To::Host("10.78.0.1", "fd78::1", 443))
+        .source("own, second")
+        .gets("world"),
+    query("interface: a query by the other one", "issue 3: excludeInterfaces", Way::Connected),
+    query("interface: other UDP by the other one", "issue 3: excludeInterfaces", Way::To)
+        .to(To::Service(443))
+        .gets("EPERM"),
 ];
 
 const BLOCK_ONLY: &[Case] = &[

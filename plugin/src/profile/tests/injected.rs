@@ -129,6 +129,14 @@ fn kuma() {
         (&only["outbound"]["cidrs"], &only["outbound"]["extra_ports"], &only["outbound"]["exclude_cidrs"]),
         (&json!([]), &json!([80]), &json!(["10.9.0.1/32", "fd09::/64"]))
     );
+    // The only ports that are captured are, whatever another list says.
+    let both = "port: 15001\n    includePorts: [80, 443]\n    excludePorts: [443]";
+    let mut named = injected(&KUMA.replace("port: 15001", both));
+    for annotation in ["", "80"] {
+        named.insert("traffic.kuma.io/exclude-outbound-ports".to_owned(), annotation.to_owned());
+        let outbound = plan(Mesh::Kuma, &named)["outbound"].clone();
+        assert_eq!((&outbound["extra_ports"], &outbound["exclude_ports"]), (&json!([80, 443]), &json!([])));
+    }
 }
 
 #[test]
