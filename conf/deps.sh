@@ -65,7 +65,10 @@ if wants demo; then
 fi
 # Both flavours are in the one package.
 if wants demo || wants test; then need iptables has_command iptables-legacy-save; fi
-if wants test; then need jq has_command jq; fi
+if wants test; then
+    need jq has_command jq
+    need nftables has_command nft
+fi
 if wants fuzz; then need g++ has_command c++; fi
 
 if [ ${#packages[@]} -gt 0 ]; then

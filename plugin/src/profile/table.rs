@@ -164,8 +164,8 @@ else; there is no API call. Annotations of namespaces, labels and the pod's cont
 - *does not concern interception*: it is not looked at.
 
 Precedence, key by key: our own annotations (`shunt-cni.io/…`, under every mesh), the mesh's, the entry, the defaults
-below. A list takes the place of the list under it. Under `select: all` no annotation takes a pod out: what says \"not
-meshed\" below counts only under `select: annotated`.
+below. A list takes the place of the list under it. What says \"not meshed\" below counts only under `select: annotated`; lists
+count under `select: all` too, also one that leaves nothing to capture.
 
 Documents (lines with … belong to the annotation above them) are read to 256 KiB, 32 levels, one document, and what
 takes about 5 MiB when read, with what aliases repeat: 40,000 ports do not. Keys in them that are not listed are passed over.
