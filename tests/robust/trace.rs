@@ -202,10 +202,23 @@ pub(crate) fn run(call: &Call, counted: impl Fn(&Made) -> bool, at: usize, act: 
             break status;
         }
     };
-    // A child that was stopped when its parent was killed is nobody's to resume. Threads are gone with their leader.
-    for pid in watch.others {
+    // A child that was stopped when its parent was killed is nobody's to resume, and one that was just made may not have been
+    // heard of yet: it would hold our ends of the pipes for ever. Threads are gone with their leader.
+    let end = |pid| {
         // SAFETY: a number; whoever traces it is this thread, which has not been told of its end.
         unsafe { libc::kill(pid, libc::SIGKILL) };
+    };
+    watch.others.into_iter().for_each(end);
+    loop {
+        let mut status = 0;
+        // SAFETY: as above.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::__WNOTHREAD) };
+        if pid < 0 {
+            break;
+        }
+        if libc::WIFSTOPPED(status) {
+            end(pid);
+        }
     }
     let code = if libc::WIFEXITED(status) { Some(libc::WEXITSTATUS(status)) } else { None };
     let answer = Answer { code, stdout: all(stdout), stderr: all(stderr) };
