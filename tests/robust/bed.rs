@@ -382,6 +382,14 @@ impl Place {
         self.nothing_of(pod);
     }
 
+    /// DEL after something went wrong: it succeeds, and nothing of the pod is left.
+    pub(crate) fn deletes(&self, pod: &Pod, what: &str) {
+        let del = self.call("DEL", pod).run();
+        assert_eq!(del.code, Some(0), "{what}: DEL: {del}");
+        let left = self.traces(pod);
+        assert!(left.is_empty(), "{what}: DEL left {left:?}; log {}", self.log());
+    }
+
     /// Loads the programs.
     pub(crate) fn ready(&self) {
         self.bare("STATUS").run().silent();

@@ -108,10 +108,7 @@ fn whole_or_nothing(place: &Place, pod: &Pod, made: Option<&Made>, answer: &Answ
         }
         None => assert!(is_memory(made), "{what}: ended by a signal: {answer}"),
     }
-    let del = place.call("DEL", pod).run();
-    assert_eq!(del.code, Some(0), "{what}: DEL: {del}");
-    let left = place.traces(pod);
-    assert!(left.is_empty(), "{what}: DEL left {left:?}");
+    place.deletes(pod, what);
 }
 
 #[test]

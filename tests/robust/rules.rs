@@ -103,10 +103,7 @@ fn add_and_its_tools_are_killed() {
                 place.check(&pod);
                 assert!(captured(&pod), "{what}");
             }
-            let del = place.call("DEL", &pod).run();
-            assert_eq!(del.code, Some(0), "{what}: {del}");
-            let left = place.traces(&pod);
-            assert!(left.is_empty(), "{what}: DEL left {left:?}; log {}", place.log());
+            place.deletes(&pod, &what);
         }
     });
 }
@@ -178,10 +175,7 @@ fn del_and_its_tools_are_killed() {
                 place.check(&pod);
                 assert!(captured(&pod), "{what}");
             }
-            let del = place.call("DEL", &pod).run();
-            assert_eq!(del.code, Some(0), "{what}: {del}");
-            let left = place.traces(&pod);
-            assert!(left.is_empty(), "{what}: DEL left {left:?}; log {}", place.log());
+            place.deletes(&pod, &what);
         }
     });
 }
@@ -206,10 +200,7 @@ fn add_and_its_tools_meet_errors() {
             if !is_answer {
                 whole_or_nothing(&place, &pod, &traced.answer, &what);
             }
-            let del = place.call("DEL", &pod).run();
-            assert_eq!(del.code, Some(0), "{what}: {del}");
-            let left = place.traces(&pod);
-            assert!(left.is_empty(), "{what}: DEL left {left:?}; log {}", place.log());
+            place.deletes(&pod, &what);
         }
     });
 }
