@@ -113,6 +113,11 @@ pub(crate) fn is_ifname(text: &str) -> bool {
         && !text.contains(blank_or_special)
 }
 
+/// The part of an [`Attachment::pin_name`] that all attachments of one container have.
+pub(crate) fn container_in(pin_name: &str) -> &str {
+    pin_name.split_once('@').map_or(pin_name, |(container, _)| container)
+}
+
 fn escaped(text: &str) -> String {
     const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
     let digit = |value: u8| HEX.get(usize::from(value & 15)).copied().unwrap_or('0');

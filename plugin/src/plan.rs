@@ -98,6 +98,33 @@ pub struct Inbound {
 }
 
 impl Plan {
+    /// Captures all TCP, for a proxy with these ports and this uid, and nothing else.
+    pub(crate) const fn of_everything(outbound_port: u16, inbound_port: u16, uids: Vec<u32>) -> Self {
+        Self {
+            mesh: Mesh::Custom,
+            outbound_port,
+            inbound_port,
+            exempt_uids: uids,
+            exempt_gids: Vec::new(),
+            outbound: Outbound {
+                cidrs: Include::All,
+                exclude_cidrs: Vec::new(),
+                extra_ports: Vec::new(),
+                exclude_ports: Vec::new(),
+                exclude_uids: Vec::new(),
+                own_addresses: false,
+            },
+            inbound: Inbound { ports: Include::All, exclude_ports: Vec::new(), exclude_cidrs: Vec::new() },
+            exclude_interfaces: Vec::new(),
+            tunnel_port: None,
+            self_calls: false,
+            before_proxy: BeforeProxy::Closed,
+            dns: None,
+            udp: Udp::Pass,
+            drop_invalid: false,
+        }
+    }
+
     /// From `layer`, all layers merged.
     ///
     /// # Errors

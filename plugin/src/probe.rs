@@ -41,7 +41,7 @@ use crate::fault::Outcome;
 use crate::link::{Interfaces, OwnAddress};
 use crate::lock::Lock;
 use crate::netns::Netns;
-use crate::plan::{BeforeProxy, Inbound, Include, Mesh, Outbound, Plan, Udp};
+use crate::plan::Plan;
 
 /// How long a probe takes at most.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -175,7 +175,13 @@ fn place(
     deadline: Instant,
 ) -> bool {
     let pins = PodPins { layout, name: "probe", cookie: guest.cookie };
-    let wanted = encoded(&plan(), &interfaces(guest.v6), INTERFACE, &ids(), 1);
+    let wanted = encoded(
+        &Plan::of_everything(OUTBOUND_PORT, INBOUND_PORT, vec![PROXY]),
+        &interfaces(guest.v6),
+        INTERFACE,
+        &ids(),
+        1,
+    );
     in_time(report, Step::AttachShared, deadline, attach(layout, cgroups, cgroup))
         && in_time(report, Step::Entries, deadline, pins.prepare().and_then(|()| pins.write(&wanted)))
         && in_time(report, Step::AttachPod, deadline, {
@@ -216,30 +222,4 @@ fn interfaces(v6: bool) -> Interfaces {
 
 fn ids() -> Ids {
     Ids { uids: vec![PROXY], ..Ids::default() }
-}
-
-fn plan() -> Plan {
-    Plan {
-        mesh: Mesh::Custom,
-        outbound_port: OUTBOUND_PORT,
-        inbound_port: INBOUND_PORT,
-        exempt_uids: vec![PROXY],
-        exempt_gids: Vec::new(),
-        outbound: Outbound {
-            cidrs: Include::All,
-            exclude_cidrs: Vec::new(),
-            extra_ports: Vec::new(),
-            exclude_ports: Vec::new(),
-            exclude_uids: Vec::new(),
-            own_addresses: false,
-        },
-        inbound: Inbound { ports: Include::All, exclude_ports: Vec::new(), exclude_cidrs: Vec::new() },
-        exclude_interfaces: Vec::new(),
-        tunnel_port: None,
-        self_calls: false,
-        before_proxy: BeforeProxy::Closed,
-        dns: None,
-        udp: Udp::Pass,
-        drop_invalid: false,
-    }
 }

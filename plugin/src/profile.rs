@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::plan::DnsTcp;
 use crate::policy::{Layer, Reason};
 use key::Key;
+use value::says_no;
 
 /// What a mesh's proxy looks like.
 #[derive(Debug)]
@@ -68,6 +69,21 @@ pub(crate) fn single_ports(ports: &[u16]) -> Vec<PortRange> {
 /// Whether `key` is there with a value other than blanks.
 pub(crate) fn is_said(annotations: &Annotations, key: &str) -> bool {
     annotations.get(key).is_some_and(|value| !value.trim().is_empty())
+}
+
+/// The gate of a mesh whose injector writes `marker` into the pods it has injected; `inject` may say no.
+pub(crate) fn injected(
+    annotations: &Annotations,
+    inject: &'static str,
+    marker: &'static str,
+) -> Option<Reason> {
+    if says_no(annotations.get(inject)) {
+        Some(Reason::OptedOut { key: inject })
+    } else if is_said(annotations, marker) {
+        None
+    } else {
+        Some(Reason::NotMarked { key: marker })
+    }
 }
 
 #[cfg(test)]

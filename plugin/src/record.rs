@@ -107,10 +107,7 @@ impl<'a> Records<'a> {
     /// Removes a record and what a killed write left; nothing there is success.
     pub fn remove(&self, name: &str) -> Outcome<()> {
         let path = self.path(name);
-        for path in [path.with_extension("new"), path] {
-            discard(&path).tried(|| format!("remove record {}", path.display()))?;
-        }
-        Ok(())
+        remove_whole(&path).tried(|| format!("remove record {}", path.display()))
     }
 }
 
@@ -139,6 +136,12 @@ pub(crate) fn read_whole(path: &Path, most: u64) -> io::Result<Option<String>> {
     let mut text = String::new();
     file.take(most).read_to_string(&mut text)?;
     Ok(Some(text))
+}
+
+/// Removes a file that [`write_whole`] wrote, and what a killed write left beside it; nothing there is success.
+pub(crate) fn remove_whole(path: &Path) -> io::Result<()> {
+    discard(&path.with_extension("new"))?;
+    discard(path)
 }
 
 /// Removes what is called so, a directory too: the name is ours and nothing else may have it. Nothing there is success.

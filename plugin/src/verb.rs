@@ -8,6 +8,7 @@ mod status;
 
 use std::path::Path;
 
+use crate::attachment::container_in;
 use crate::backend::Places;
 use crate::cni::{AddRequest, CheckRequest, DelRequest, GcRequest, Outcome, StatusRequest, Verbs};
 use crate::error::{Error, Failed as _, Kind};
@@ -56,8 +57,7 @@ fn places(settings: &Settings) -> Places<'_> {
 /// Name of the lock of an attachment: its container's. Two attachments of one container are in one namespace and share its map
 /// entries, so that removing one must not run beside writing or removing the other.
 fn lock_name(attachment: &str) -> String {
-    let container = attachment.split_once('@').map_or(attachment, |(container, _)| container);
-    format!("pod-{container}")
+    format!("pod-{}", container_in(attachment))
 }
 
 /// True if anything is known of the attachment called `name`.

@@ -26,7 +26,7 @@ use crate::iptables::tools::{Tool, Tools};
 use crate::iptables::{Family, Flavour};
 use crate::link::{Loopback, Wishes, prepared};
 use crate::netns::Netns;
-use crate::plan::{BeforeProxy, Include, Plan, Udp};
+use crate::plan::Plan;
 use crate::record::Records;
 
 /// How long one tool may take to say its version, and all of them to work in a DEL or a CHECK.
@@ -343,31 +343,5 @@ pub fn prepare(deadline: Instant) -> Result<(), Error> {
 
 /// A plan that needs what every plan needs.
 fn sample() -> Plan {
-    Plan {
-        mesh: crate::plan::Mesh::Custom,
-        outbound_port: 15001,
-        inbound_port: 15006,
-        exempt_uids: vec![1337],
-        exempt_gids: vec![1337],
-        outbound: crate::plan::Outbound {
-            cidrs: Include::All,
-            exclude_cidrs: Vec::new(),
-            extra_ports: Vec::new(),
-            exclude_ports: Vec::new(),
-            exclude_uids: Vec::new(),
-            own_addresses: false,
-        },
-        inbound: crate::plan::Inbound {
-            ports: Include::All,
-            exclude_ports: Vec::new(),
-            exclude_cidrs: Vec::new(),
-        },
-        exclude_interfaces: Vec::new(),
-        tunnel_port: None,
-        self_calls: true,
-        before_proxy: BeforeProxy::Closed,
-        dns: None,
-        udp: Udp::Pass,
-        drop_invalid: false,
-    }
+    Plan { exempt_gids: vec![1337], self_calls: true, ..Plan::of_everything(15001, 15006, vec![1337]) }
 }

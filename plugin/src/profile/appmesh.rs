@@ -5,8 +5,8 @@ use std::num::NonZeroU16;
 use shunt_api::{Include, Redirect};
 
 use super::key::{Act, Bad, Key, key};
-use super::value::{loose, one_id, says_no};
-use super::{Profile, is_said, single_ports};
+use super::value::{loose, one_id};
+use super::{Profile, injected, single_ports};
 use crate::annotation::{port, put};
 use crate::cni::Annotations;
 use crate::error::Error;
@@ -123,13 +123,7 @@ fn defaults() -> Layer {
 
 #[expect(clippy::unnecessary_wraps, reason = "what the gate of every profile returns; others refuse values")]
 fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {
-    Ok(if says_no(annotations.get(INJECT)) {
-        Some(Reason::OptedOut { key: INJECT })
-    } else if is_said(annotations, MARKER) {
-        None
-    } else {
-        Some(Reason::NotMarked { key: MARKER })
-    })
+    Ok(injected(annotations, INJECT, MARKER))
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::num::NonZeroU16;
 use shunt_api::{PortRange, Redirect};
 
 use super::key::{Act, Bad, Key, key};
-use super::value::{enabled, loose, one_id};
-use super::{Profile, is_said, single_ports};
+use super::value::{loose, one_id};
+use super::{Profile, injected, single_ports};
 use crate::annotation::{port, put};
 use crate::cni::Annotations;
 use crate::error::Error;
@@ -131,13 +131,7 @@ fn defaults() -> Layer {
 
 #[expect(clippy::unnecessary_wraps, reason = "what the gate of every profile returns; others refuse values")]
 fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {
-    Ok(if annotations.get(INJECT).is_some_and(|text| enabled(text) == Ok(false)) {
-        Some(Reason::OptedOut { key: INJECT })
-    } else if is_said(annotations, MARKER) {
-        None
-    } else {
-        Some(Reason::NotMarked { key: MARKER })
-    })
+    Ok(injected(annotations, INJECT, MARKER))
 }
 
 /// linkerd2-cni takes an empty annotation for none.

@@ -2,18 +2,17 @@
 //!
 //! Rules are inside the namespace and nothing outside says that they are there. A mark is what an ADD that is killed is found by.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::container_in;
 use crate::bpf::pins::children;
 use crate::bpf::programs::make_directory;
 use crate::fault::{Outcome, Tried as _};
 use crate::iptables::Flavour;
 use crate::netns::{Identity, Netns};
+use crate::record::{read_whole, remove_whole, write_whole};
 
 /// What is known of one attachment's rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +43,8 @@ pub(super) struct Marks {
     directory: PathBuf,
 }
 
+/// Files larger than this are not ours.
+const LIMIT: u64 = 64 * 1024;
 const SUFFIX: &str = ".json";
 
 impl Marks {
@@ -66,16 +67,13 @@ impl Marks {
 
     /// Reads a mark; none if there is none, or none that can be read: a power cut takes the rules with it.
     pub(super) fn read(&self, name: &str) -> Option<Mark> {
-        let text = fs::read(self.path(name)).ok()?;
-        serde_json::from_slice(&text).ok()
+        let text = read_whole(&self.path(name), LIMIT).ok().flatten()?;
+        serde_json::from_str(&text).ok()
     }
 
     /// Marks of the same container's other attachments, if they are in that namespace and it is still where they say.
     pub(super) fn peers(&self, name: &str, identity: Identity) -> Outcome<Vec<Mark>> {
-        let container = name.split_once('@').map_or(name, |(container, _)| container);
-        let is_peer = |other: &&String| {
-            *other != name && other.split_once('@').is_some_and(|(theirs, _)| theirs == container)
-        };
+        let is_peer = |other: &&String| *other != name && container_in(other) == container_in(name);
         let names = self.names()?;
         let marks = names.iter().filter(is_peer).filter_map(|other| self.read(other));
         Ok(marks.filter(|mark| mark.identity == identity && mark.open().is_some()).collect())
@@ -84,27 +82,13 @@ impl Marks {
     pub(super) fn write(&self, name: &str, mark: &Mark) -> Outcome<()> {
         make_directory(&self.directory)?;
         let path = self.path(name);
-        let temporary = path.with_extension("new");
         let what = || format!("write {}", path.display());
-        discard(&temporary).tried(what)?;
         let text = serde_json::to_vec(mark).tried(what)?;
-        let mut file =
-            fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary).tried(what)?;
-        io::Write::write_all(&mut file, &text).and_then(|()| fs::rename(&temporary, &path)).tried(what)
+        write_whole(&path, &text).tried(what)
     }
 
     pub(super) fn remove(&self, name: &str) -> Outcome<()> {
         let path = self.path(name);
-        for path in [path.with_extension("new"), path] {
-            discard(&path).tried(|| format!("remove {}", path.display()))?;
-        }
-        Ok(())
-    }
-}
-
-fn discard(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        remove_whole(&path).tried(|| format!("remove {}", path.display()))
     }
 }
