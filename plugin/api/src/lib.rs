@@ -8,6 +8,7 @@ pub mod include;
 pub mod network;
 pub mod paths;
 pub mod port_range;
+pub mod report;
 
 pub use entry::{
     Backend, BeforeProxy, Entry, EntryError, FailurePolicy, Level, Log, Mesh, Redirect, Select, Udp,
