@@ -1,8 +1,10 @@
 //! The installer.
 pub mod choose;
+pub mod claim;
 pub mod cli;
 pub mod conflist;
 pub mod files;
 pub mod lists;
 pub mod observe;
+pub mod pace;
 pub mod settings;
