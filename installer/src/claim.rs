@@ -68,21 +68,34 @@ pub struct Claim {
 impl Claim {
     /// A claim that nobody knows of yet.
     pub fn new(purpose: Purpose) -> Result<Self> {
-        let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("ask the kernel for a name")?;
+        let id =
+            std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("ask the kernel for a name")?;
         Ok(Self { id: id.trim().to_owned(), purpose, lock: None, claimed: false, over: false, later: None })
     }
 
-    /// The directory of claim and lock.
-    pub fn directory(root: &Root, wanted: &Wanted) -> Result<Directory> {
-        root.made_directory(&wanted.state_dir, 0o700)?;
-        root.made_directory(&wanted.state_dir.join(DIRECTORY), 0o700)
+    /// The directory of claim and lock, if it is there.
+    pub fn directory(root: &Root, wanted: &Wanted) -> Result<Option<Directory>> {
+        root.directory(&wanted.state_dir.join(DIRECTORY))
     }
 
     /// Looks whose turn it is, and takes it if it is ours to take.
-    pub fn turn(&mut self, directory: &Directory, now: Instant) -> Result<Turn> {
+    pub fn turn(&mut self, root: &Root, wanted: &Wanted, now: Instant) -> Result<Turn> {
         if self.over {
             return Ok(Turn::Over);
         }
+        let directory = match Self::directory(root, wanted)? {
+            Some(directory) => directory,
+            // Removed while another worked in it: that one has taken everything off.
+            None if self.later.is_some() => return Ok(self.stand_down()),
+            None => {
+                root.made_directory(&wanted.state_dir, 0o700)?;
+                root.made_directory(&wanted.state_dir.join(DIRECTORY), 0o700)?
+            }
+        };
+        self.turn_in(&directory, now)
+    }
+
+    fn turn_in(&mut self, directory: &Directory, now: Instant) -> Result<Turn> {
         if !self.claimed {
             self.write(directory)?;
         }
@@ -114,7 +127,7 @@ impl Claim {
     fn step_back(&mut self, id: &str, directory: (u64, u64), now: Instant) -> Option<Turn> {
         let held = self.lock.take().is_some();
         match &self.later {
-            // Removed while another worked in it: that one has taken everything off.
+            // Another one than before: removed and made anew.
             Some((_, _, known)) if *known != directory && !held => Some(self.stand_down()),
             Some((known, since, _)) if known == id => {
                 (now.saturating_duration_since(*since) < PATIENCE).then_some(Turn::Another)
@@ -143,7 +156,7 @@ impl Claim {
     /// Removes claim and lock, for one that has taken everything else off. What is held stays held, for as long as it is held.
     pub fn leave_nothing(root: &Root, wanted: &Wanted) -> Result<()> {
         let Some(state) = root.directory(&wanted.state_dir)? else { return Ok(()) };
-        if let Some(directory) = root.directory(&wanted.state_dir.join(DIRECTORY))? {
+        if let Some(directory) = Self::directory(root, wanted)? {
             for name in directory.names()? {
                 directory.remove(&name)?;
             }
@@ -170,7 +183,8 @@ mod tests {
     use super::*;
 
     struct Place {
-        host: tempfile::TempDir,
+        _host: tempfile::TempDir,
+        root: Root,
         directory: Directory,
     }
 
@@ -187,73 +201,88 @@ mod tests {
     fn place() -> Place {
         let host = tempfile::tempdir().expect("directory");
         let root = Root::open(host.path()).expect("root");
-        let directory = Claim::directory(&root, &wanted()).expect("made");
-        Place { host, directory }
+        let directory = root.made_directory(&wanted().state_dir.join(DIRECTORY), 0o700).expect("made");
+        Place { _host: host, root, directory }
     }
 
     #[test]
     fn the_newest_works_and_the_older_comes_back_when_it_has_ended() {
         let (place, now) = (place(), Instant::now());
         let mut old = Claim::new(Purpose::Install).expect("claim");
-        assert_eq!(old.turn(&place.directory, now).expect("turn"), Turn::Ours);
-        assert_eq!(old.turn(&place.directory, now).expect("turn"), Turn::Ours);
+        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
         let mut new = Claim::new(Purpose::Install).expect("claim");
-        assert_eq!(new.turn(&place.directory, now).expect("turn"), Turn::Another, "the old one has not let go");
+        assert_eq!(
+            new.turn(&place.root, &wanted(), now).expect("turn"),
+            Turn::Another,
+            "the old one has not let go"
+        );
         for _ in 0..3 {
-            assert_eq!(old.turn(&place.directory, now).expect("turn"), Turn::Another, "left for the new one to take");
+            assert_eq!(
+                old.turn(&place.root, &wanted(), now).expect("turn"),
+                Turn::Another,
+                "left for the new one to take"
+            );
         }
-        assert_eq!(new.turn(&place.directory, now).expect("turn"), Turn::Ours);
-        assert_eq!(old.turn(&place.directory, now + PATIENCE).expect("turn"), Turn::Another);
+        assert_eq!(new.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        assert_eq!(old.turn(&place.root, &wanted(), now + PATIENCE).expect("turn"), Turn::Another);
         drop(new);
-        assert_eq!(old.turn(&place.directory, now + PATIENCE).expect("turn"), Turn::Ours);
-        assert_eq!(old.turn(&place.directory, now).expect("turn"), Turn::Ours, "its claim is written again");
+        assert_eq!(old.turn(&place.root, &wanted(), now + PATIENCE).expect("turn"), Turn::Ours);
+        assert_eq!(
+            old.turn(&place.root, &wanted(), now).expect("turn"),
+            Turn::Ours,
+            "its claim is written again"
+        );
     }
 
     #[test]
     fn an_uninstall_is_not_undone_by_one_that_came_before_it() {
         let (place, now) = (place(), Instant::now());
         let mut run = Claim::new(Purpose::Install).expect("claim");
-        assert_eq!(run.turn(&place.directory, now).expect("turn"), Turn::Ours);
+        assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
         let mut uninstall = Claim::new(Purpose::Uninstall).expect("claim");
-        assert_eq!(uninstall.turn(&place.directory, now).expect("turn"), Turn::Another);
-        assert_eq!(run.turn(&place.directory, now).expect("turn"), Turn::Over);
-        assert_eq!(uninstall.turn(&place.directory, now).expect("turn"), Turn::Ours);
+        assert_eq!(uninstall.turn(&place.root, &wanted(), now).expect("turn"), Turn::Another);
+        assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Over);
+        assert_eq!(uninstall.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
         drop(uninstall);
-        assert_eq!(run.turn(&place.directory, now + PATIENCE).expect("turn"), Turn::Over, "for good");
+        assert_eq!(run.turn(&place.root, &wanted(), now + PATIENCE).expect("turn"), Turn::Over, "for good");
         let mut later = Claim::new(Purpose::Install).expect("claim");
-        assert_eq!(later.turn(&place.directory, now).expect("turn"), Turn::Ours, "a new one is a new wish");
+        assert_eq!(
+            later.turn(&place.root, &wanted(), now).expect("turn"),
+            Turn::Ours,
+            "a new one is a new wish"
+        );
     }
 
     #[test]
     fn nor_by_one_that_had_stepped_back() {
         let (place, now) = (place(), Instant::now());
         let mut old = Claim::new(Purpose::Install).expect("claim");
-        assert_eq!(old.turn(&place.directory, now).expect("turn"), Turn::Ours);
+        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
         let mut new = Claim::new(Purpose::Install).expect("claim");
-        new.turn(&place.directory, now).expect("turn");
-        assert_eq!(old.turn(&place.directory, now).expect("turn"), Turn::Another);
-        assert_eq!(new.turn(&place.directory, now).expect("turn"), Turn::Ours);
+        new.turn(&place.root, &wanted(), now).expect("turn");
+        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Another);
+        assert_eq!(new.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
         // An uninstall comes and goes, and takes the directory with it, before the old one looks again.
-        let root = Root::open(place.host.path()).expect("root");
-        let wanted = wanted();
-        Claim::leave_nothing(&root, &wanted).expect("removed");
-        let directory = Claim::directory(&root, &wanted).expect("made by somebody else");
-        assert_eq!(old.turn(&directory, now + PATIENCE).expect("turn"), Turn::Over);
+        let (root, wanted) = (&place.root, wanted());
+        Claim::leave_nothing(root, &wanted).expect("removed");
+        assert_eq!(old.turn(root, &wanted, now + PATIENCE).expect("turn"), Turn::Over);
+        assert!(Claim::directory(root, &wanted).expect("looked").is_none(), "and it is not made again");
     }
 
     #[test]
     fn the_claim_may_be_gone_or_nonsense() {
         let (place, now) = (place(), Instant::now());
         let mut run = Claim::new(Purpose::Install).expect("claim");
-        assert_eq!(run.turn(&place.directory, now).expect("turn"), Turn::Ours);
+        assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
         for text in ["", "x", "uninstall"] {
             place.directory.write(CLAIM, &mut text.as_bytes(), Like::root(0o600)).expect("written");
-            assert_eq!(run.turn(&place.directory, now).expect("turn"), Turn::Ours, "{text:?}");
+            assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours, "{text:?}");
         }
         place.directory.remove(CLAIM).expect("removed");
-        assert_eq!(run.turn(&place.directory, now).expect("turn"), Turn::Ours);
+        assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
         place.directory.write(CLAIM, &mut &b"a b c d\n"[..], Like::root(0o600)).expect("written");
-        assert_eq!(run.turn(&place.directory, now).expect("turn"), Turn::Another);
-        assert_eq!(run.turn(&place.directory, now + PATIENCE).expect("turn"), Turn::Ours);
+        assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Another);
+        assert_eq!(run.turn(&place.root, &wanted(), now + PATIENCE).expect("turn"), Turn::Ours);
     }
 }

@@ -1,5 +1,7 @@
 //! What was typed, or set in the environment.
 
+#![expect(clippy::doc_markdown, reason = "these comments are the help page")]
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;

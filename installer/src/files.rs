@@ -129,18 +129,20 @@ impl Root {
         match self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(fd) => Ok(Some(Directory { root: self.clone(), fd, path: path.to_owned() })),
             Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("open directory {}", self.shown(path).display())),
+            Err(error) => {
+                Err(error).with_context(|| format!("open directory {}", self.shown(path).display()))
+            }
         }
     }
 
-    /// A directory that is made, with those above it, where it is missing.
+    /// A directory that is made where it is missing. Those above it are made too, for everybody to pass through.
     pub fn made_directory(&self, path: &Path, mode: u32) -> Result<Directory> {
         if let Some(directory) = self.directory(path)? {
             return Ok(directory);
         }
         let what = || format!("create directory {}", self.shown(path).display());
         let parent = path.parent().filter(|parent| *parent != path);
-        let parent = self.made_directory(parent.with_context(what)?, mode)?;
+        let parent = self.made_directory(parent.with_context(what)?, 0o755)?;
         let name = path.file_name().with_context(what)?;
         match mkdirat(&parent.fd, name, Mode::from_bits_truncate(mode)) {
             Ok(()) | Err(Errno::EEXIST) => {}
@@ -189,8 +191,9 @@ impl Directory {
     /// The names in it that are text, in byte order.
     pub fn names(&self) -> Result<Vec<String>> {
         let what = || format!("list {}", self.shown(""));
-        let again = openat(&self.fd, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .with_context(what)?;
+        let again =
+            openat(&self.fd, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+                .with_context(what)?;
         let mut names = Vec::new();
         for entry in nix::dir::Dir::from_fd(again).with_context(what)?.iter() {
             let entry = entry.with_context(what)?;
@@ -336,7 +339,8 @@ mod tests {
         assert_eq!(directory.read("a", 3).expect("read"), "two");
         assert!(directory.read("a", 2).is_err(), "too large");
         assert_eq!(directory.stamp("a").expect("stamp").map(|stamp| stamp.like.mode), Some(0o600));
-        let error = directory.write("a", &mut Breaks(false), like_of(host.path(), 0o600)).expect_err("broken");
+        let error =
+            directory.write("a", &mut Breaks(false), like_of(host.path(), 0o600)).expect_err("broken");
         assert!(format!("{error:#}").contains("/etc/cni/a: broken"), "{error:#}");
         assert_eq!(directory.names().expect("listed"), ["a"]);
         assert_eq!(directory.read("a", 9).expect("read"), "two");

@@ -102,10 +102,12 @@ pub enum Finding {
     #[error(transparent)]
     Hold(#[from] Why),
     /// There is no entry to put into a list.
-    #[error("there is no usable entry, and no list of ours that has one")]
+    #[error("no list is made before the plugin is in place and takes our entry")]
     NoEntry,
     /// A file of another comes before every name of ours.
-    #[error("{0} sorts before every name our list can have: the runtime takes it, and pods run without Shunt")]
+    #[error(
+        "{0} sorts before every name our list can have: the runtime takes it, and pods run without Shunt"
+    )]
     SortsFirst(String),
     /// The runtime would stop at another file.
     #[error("{0} sorts first, and containerd does not pass over it although {1}")]
@@ -198,8 +200,12 @@ pub fn plan(conf: &Conf, wish: Wish<'_>, memory: &Memory, since: Duration) -> Pl
         .iter()
         .map(|read| Candidate { file: &read.file.name, network: read.network.as_ref().ok() })
         .collect();
-    let choice =
-        choose(&Situation { candidates: &candidates, primary: wish.primary, followed: followed.as_ref(), since });
+    let choice = choose(&Situation {
+        candidates: &candidates,
+        primary: wish.primary,
+        followed: followed.as_ref(),
+        since,
+    });
     let mut plan = Plan { followed, ..Plan::default() };
     let target = match choice {
         Choice::Follow(index) => scene.others.get(index),
@@ -238,7 +244,8 @@ impl<'a> Scene<'a> {
         let ours = self.own.iter().find_map(|read| read.network.as_ref().ok());
         if let Some(ours) = ours {
             let bare = ours.without_entry();
-            let same = |read: &&Read<'_>| read.network.as_ref().is_ok_and(|network| network.as_list() == bare);
+            let same =
+                |read: &&Read<'_>| read.network.as_ref().is_ok_and(|network| network.as_list() == bare);
             let file = self.others.iter().find(same).map(|read| read.file.name.clone());
             return Some(Followed { file, network: ours.name.clone() });
         }
@@ -278,8 +285,9 @@ impl<'a> Scene<'a> {
             Some(text) => {
                 plan.list = Some(name.to_owned());
                 let like = Like::root(0o600);
-                if current.is_none_or(|read| read.file.text.as_ref() != Ok(&text) || read.file.stamp.like.mode & 0o077 != 0)
-                {
+                if current.is_none_or(|read| {
+                    read.file.text.as_ref() != Ok(&text) || read.file.stamp.like.mode & 0o077 != 0
+                }) {
                     let cause = self.cause(name, current, &text);
                     plan.steps.push(Step::Write { file: name.to_owned(), text, like, cause });
                 }
@@ -313,12 +321,15 @@ impl<'a> Scene<'a> {
     }
 
     fn chained(&self, target: Option<&Read<'a>>, plan: &mut Plan) {
-        let Some((file, network)) = target.and_then(|read| Some((read.file, read.network.as_ref().ok()?))) else {
+        let Some((file, network)) = target.and_then(|read| Some((read.file, read.network.as_ref().ok()?)))
+        else {
             // What was put aside may be all there is.
             self.restore_saved(|_| true, plan);
             return;
         };
-        if let (None, Some(Read { file: first, network: Err(why) })) = (self.wish.primary, self.others.first()) {
+        if let (None, Some(Read { file: first, network: Err(why) })) =
+            (self.wish.primary, self.others.first())
+        {
             plan.findings.push(Finding::BrokenFirst(first.name.clone(), why.clone()));
         }
         if file.stamp.kind == Kind::Link {
@@ -337,7 +348,9 @@ impl<'a> Scene<'a> {
         let text = network.with_entry(&entry);
         let there = self.others.iter().find(|read| read.file.name == name);
         if there.is_none_or(|read| read.file.text.as_ref() != Ok(&text)) {
-            let had = there.and_then(|read| read.network.as_ref().ok()).is_some_and(|network| network.entries() > 0);
+            let had = there
+                .and_then(|read| read.network.as_ref().ok())
+                .is_some_and(|network| network.entries() > 0);
             let cause = match self.memory.wrote.get(&name) {
                 Some(_) if !had => Cause::Undone,
                 _ if had => Cause::Entry,
@@ -360,8 +373,8 @@ impl<'a> Scene<'a> {
         for saved in &self.conf.saved {
             let Some(name) = saved.strip_suffix(SAVED) else { continue };
             let stand_in = format!("{name}.conflist");
-            let stands_in = self.conf.file(&stand_in).is_some();
-            if stands_in && stay(&stand_in) {
+            let is_there = self.conf.file(&stand_in).is_some();
+            if is_there && stay(&stand_in) {
                 continue;
             }
             plan.steps.push(if self.conf.file(name).is_none() {
@@ -369,7 +382,7 @@ impl<'a> Scene<'a> {
             } else {
                 Step::Remove { file: saved.clone() }
             });
-            if stands_in {
+            if is_there {
                 plan.steps.push(Step::Remove { file: stand_in });
             }
         }
@@ -385,7 +398,8 @@ impl<'a> Scene<'a> {
             }
             let file = read.file.name.clone();
             if self.memory.leftovers.get(&file).is_some_and(|tries| *tries >= LEFTOVER_TRIES) {
-                plan.notes.push(format!("{file} has our entry in it, written by its owner; it is left alone"));
+                plan.notes
+                    .push(format!("{file} has our entry in it, written by its owner; it is left alone"));
                 continue;
             }
             let (text, like) = (network.without_entry(), read.file.stamp.like);

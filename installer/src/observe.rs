@@ -87,6 +87,9 @@ pub enum Binary {
     Mode(u32),
 }
 
+/// Device, inode, change time in seconds and nanoseconds, size: of a file here.
+type SourceStamp = (u64, u64, i64, i64, u64);
+
 /// SHA-256 of a file.
 pub type Hash = [u8; 32];
 
@@ -98,7 +101,7 @@ pub fn short(hash: &Hash) -> String {
 /// Digests of the two plugins, remembered for as long as the files are what they were.
 #[derive(Debug, Default)]
 pub struct Hashes {
-    source: Option<((u64, u64, i64, i64, u64), Hash)>,
+    source: Option<(SourceStamp, Hash)>,
     installed: Option<(Stamp, Hash)>,
 }
 

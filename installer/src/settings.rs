@@ -65,9 +65,11 @@ impl Settings {
     /// The first option that makes no sense.
     pub fn new(options: &Options) -> Result<Self> {
         let host = |name: &str, path: &Path| {
-            absolute(path).with_context(|| format!("--{name} {}: not an absolute path without `..`", path.display()))
+            absolute(path)
+                .with_context(|| format!("--{name} {}: not an absolute path without `..`", path.display()))
         };
-        let optional = |name: &str, path: &Option<PathBuf>| path.as_deref().map(|path| host(name, path)).transpose();
+        let optional =
+            |name: &str, path: &Option<PathBuf>| path.as_deref().map(|path| host(name, path)).transpose();
         ensure!(options.primary.as_deref() != Some(""), "--primary is empty");
         let own = options.primary.as_deref().is_some_and(|name| OWN_LISTS.contains(&name));
         ensure!(!own, "--primary names our own list; it has to be the primary CNI's");
@@ -98,6 +100,12 @@ fn absolute(path: &Path) -> Option<PathBuf> {
 }
 
 impl EntrySource {
+    /// The default entry, with what options say.
+    #[must_use]
+    pub fn without_file(&self) -> Self {
+        Self { file: None, ..self.clone() }
+    }
+
     /// Reads the entry.
     ///
     /// # Errors
@@ -202,7 +210,8 @@ mod tests {
 
     #[test]
     fn options_go_into_the_entry() {
-        let wanted = entry(r#"{"mesh":"kuma"}"#, &["--state-dir", "/x/s", "--bpf-dir", "/x/b"]).expect("entry");
+        let wanted =
+            entry(r#"{"mesh":"kuma"}"#, &["--state-dir", "/x/s", "--bpf-dir", "/x/b"]).expect("entry");
         assert_eq!((wanted.state_dir, wanted.bpf_dir), ("/x/s".into(), "/x/b".into()));
         assert!(wanted.text.starts_with(r#"{"mesh":"kuma","type":"shunt","#), "{}", wanted.text);
         assert!(wanted.text.contains(r#""stateDir":"/x/s","bpfDir":"/x/b""#), "{}", wanted.text);

@@ -113,10 +113,13 @@ const AWS: &str = r#"{"cniVersion":"0.4.0","name":"aws-cni","disableCheck":true,
 const MULTUS: &str = r#"{"capabilities":{"portMappings":true},"cniVersion":"0.3.1","logLevel":"verbose","name":"multus-cni-network","clusterNetwork":"/host/etc/cni/net.d/10-calico.conflist","type":"multus-shim"}"#;
 const KINDNET: &str = "\n{\n\t\"cniVersion\": \"0.3.1\",\n\t\"name\": \"kindnet\",\n\t\"plugins\": [\n\t{\n\t\t\"type\": \"ptp\",\n\t\t\"ipMasq\": false\n\t},\n\t{\n\t\t\"type\": \"portmap\"\n\t}\n\t]\n}\n";
 const WEAVE: &str = r#"{"cniVersion":"0.3.0","name":"weave","plugins":[{"name":"weave","type":"weave-net","hairpinMode":true},{"type":"portmap","snat":true}]}"#;
-const BRIDGE: &str = "{ \"cniVersion\": \"0.4.0\", \"name\": \"plain\", \"type\": \"bridge\", \"vlan\": 9007199254740993 }\n";
+const BRIDGE: &str =
+    "{ \"cniVersion\": \"0.4.0\", \"name\": \"plain\", \"type\": \"bridge\", \"vlan\": 9007199254740993 }\n";
 
-/// Neighbours: their files, and what pods get when we are there.
-const NEIGHBOURS: &[(&str, &[(&str, &str)], &[&str])] = &[
+/// A neighbour: its files, and what pods get when we are there.
+type Neighbour = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+
+const NEIGHBOURS: &[Neighbour] = &[
     ("calico", &[("10-calico.conflist", CALICO)], &["calico", "portmap", "shunt"]),
     ("flannel", &[("10-flannel.conflist", FLANNEL)], &["flannel", "portmap", "shunt"]),
     ("cilium", &[("05-cilium.conflist", CILIUM)], &["cilium-cni", "shunt"]),
@@ -126,7 +129,11 @@ const NEIGHBOURS: &[(&str, &[(&str, &str)], &[&str])] = &[
     ("weave", &[("10-weave.conflist", WEAVE)], &["weave-net", "portmap", "shunt"]),
     ("plain .conf", &[("87-plain.conf", BRIDGE)], &["bridge", "shunt"]),
     ("plain .json", &[("87-plain.json", BRIDGE)], &["bridge", "shunt"]),
-    ("beside podman", &[("10-calico.conflist", CALICO), ("87-podman.conflist", FLANNEL)], &["calico", "portmap", "shunt"]),
+    (
+        "beside podman",
+        &[("10-calico.conflist", CALICO), ("87-podman.conflist", FLANNEL)],
+        &["calico", "portmap", "shunt"],
+    ),
 ];
 
 #[test]
@@ -135,15 +142,19 @@ fn beside_each_neighbour() {
         for mode in [Mode::Owned, Mode::Chained] {
             let before = Host::with(files);
             let mut host = before.clone();
-            let last = host.converge(wish(mode), Duration::ZERO);
-            assert_eq!(last.findings, [], "{name} {mode:?}");
+            let plan = host.converge(wish(mode), Duration::ZERO);
+            assert_eq!(plan.findings, [], "{name} {mode:?}");
             assert_eq!(host.loaded().expect("loaded"), *types, "{name} {mode:?}: {host:#?}");
-            let list = host.text(&last.list.expect("a list")).expect("there").to_owned();
+            let list = host.text(&plan.list.expect("a list")).expect("there").to_owned();
             assert_eq!(list.matches(ENTRY).count(), 1, "{name} {mode:?}");
             if mode == Mode::Owned {
                 assert_eq!(host.files[&OWN_LISTS[usize::from(*name == "multus")].to_owned()].1, 0o600);
                 for (file, text) in *files {
-                    assert_eq!(host.text(file), Some(*text), "{name}: the primary's file is not ours to touch");
+                    assert_eq!(
+                        host.text(file),
+                        Some(*text),
+                        "{name}: the primary's file is not ours to touch"
+                    );
                 }
             }
             host.restart();
@@ -188,7 +199,10 @@ fn pods_never_get_less_on_the_way() {
                 let loaded = host.loaded().expect("loaded");
                 let ours = loaded.contains(&"shunt".to_owned());
                 assert!(ours || !was_in, "{name} {mode:?} {step:?}: {host:#?}");
-                assert!(types.starts_with(&loaded.iter().map(String::as_str).collect::<Vec<_>>()), "{name} {mode:?} {step:?}");
+                assert!(
+                    types.starts_with(&loaded.iter().map(String::as_str).collect::<Vec<_>>()),
+                    "{name} {mode:?} {step:?}"
+                );
                 was_in |= ours;
             }
         }
@@ -259,12 +273,22 @@ fn causes() {
     assert_eq!(cause(&|_| ()), Some(Cause::Missing));
     assert_eq!(cause(&|_| ()), None);
     assert_eq!(cause(&|host| drop(host.files.remove("00-shunt.conflist"))), Some(Cause::Undone));
-    let spoil = |host: &mut Host| drop(host.files.insert("00-shunt.conflist".to_owned(), (FLANNEL.to_owned(), 0o600)));
+    let spoil = |host: &mut Host| {
+        drop(host.files.insert("00-shunt.conflist".to_owned(), (FLANNEL.to_owned(), 0o600)));
+    };
     assert_eq!(cause(&spoil), Some(Cause::Undone));
-    assert_eq!(cause(&|host| host.files.get_mut("00-shunt.conflist").expect("ours").1 = 0o644), Some(Cause::Undone));
-    let change = |host: &mut Host| drop(host.files.insert("10-flannel.conflist".to_owned(), (WEAVE.to_owned(), 0o600)));
+    assert_eq!(
+        cause(&|host| host.files.get_mut("00-shunt.conflist").expect("ours").1 = 0o644),
+        Some(Cause::Undone)
+    );
+    let change = |host: &mut Host| {
+        drop(host.files.insert("10-flannel.conflist".to_owned(), (WEAVE.to_owned(), 0o600)));
+    };
     assert_eq!(cause(&change), Some(Cause::Primary));
-    assert_eq!(cause(&|host| drop(host.files.insert("00-aaa.conf".to_owned(), (BRIDGE.to_owned(), 0o600)))), Some(Cause::Moved));
+    assert_eq!(
+        cause(&|host| drop(host.files.insert("00-aaa.conf".to_owned(), (BRIDGE.to_owned(), 0o600)))),
+        Some(Cause::Moved)
+    );
 }
 
 #[test]
@@ -289,7 +313,11 @@ fn what_cannot_be_done_is_said() {
     assert!(plan.findings.is_empty() && plan.notes.len() == 1, "{plan:?}");
     insists.apply(&removal(&insists.conf()));
     assert_eq!(insists.files.keys().collect::<Vec<_>>(), ["10-flannel.conflist"]);
-    assert_eq!(insists.text("10-flannel.conflist"), Some(FLANNEL), "or no pod could be made once the plugin is gone");
+    assert_eq!(
+        insists.text("10-flannel.conflist"),
+        Some(FLANNEL),
+        "or no pod could be made once the plugin is gone"
+    );
 }
 
 #[test]
@@ -319,7 +347,8 @@ enum Event {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let file = prop_oneof![Just("05-a.conflist"), Just("10-b.conflist"), Just("10-b.conf"), Just("00-multus.conf")];
+    let file =
+        prop_oneof![Just("05-a.conflist"), Just("10-b.conflist"), Just("10-b.conf"), Just("00-multus.conf")];
     let text = prop_oneof![Just(CALICO), Just(FLANNEL), Just(CILIUM), Just(KINDNET)];
     prop_oneof![
         4 => (file.clone(), text).prop_map(|(file, text)| {
