@@ -33,5 +33,6 @@ pub mod probe;
 pub mod profile;
 pub mod record;
 pub mod settings;
+pub mod tally;
 pub mod userns;
 pub mod verb;
