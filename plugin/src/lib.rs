@@ -26,6 +26,7 @@ pub mod link;
 pub mod lock;
 pub mod log;
 pub mod netns;
+pub mod node;
 pub mod plan;
 pub mod policy;
 pub mod ports;

@@ -10,6 +10,7 @@ use crate::backend::{self, Places};
 use crate::cni::{DelRequest, Outcome};
 use crate::error::{Error, Failed as _, Kind};
 use crate::lock::Lock;
+use crate::node::retire;
 use crate::record::Records;
 use crate::tally::End;
 
@@ -23,6 +24,7 @@ pub(super) fn run(request: &DelRequest) -> Outcome {
             Outcome::new(End::Partial, "removed in part").by(error.backend())
         }
     };
+    retire::after_del(places, &request.conf.log.file, request.deadline.at(), &request.log);
     outcome
 }
 
