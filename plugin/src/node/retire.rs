@@ -9,7 +9,7 @@ use super::leave::{self, Leaving, Patience};
 use crate::backend::Places;
 use crate::bpf::programs::make_directory;
 use crate::error::{Error, Failed as _, Kind};
-use crate::record::{read_whole, write_whole};
+use crate::record::{discard, read_whole, write_whole};
 use crate::verb::names;
 
 /// Files larger than this are not ours.
@@ -25,7 +25,12 @@ pub(super) fn mark(places: Places<'_>, leaving: &Leaving) -> Result<(), Error> {
     let what = || "writing down that the last DEL is to remove the rest";
     make_directory(places.state_dir).failed(Kind::Io, what)?;
     let text = serde_json::to_vec(leaving).failed(Kind::Internal, what)?;
-    write_whole(&path(places.state_dir), &text).failed(Kind::Io, what)
+    let path = path(places.state_dir);
+    // A file can be put over anything else.
+    if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        discard(&path).failed(Kind::Io, what)?;
+    }
+    write_whole(&path, &text).failed(Kind::Io, what)
 }
 
 /// What the mark says, if there is one. One that cannot be read names no binary.
