@@ -93,6 +93,23 @@ pub enum Reason {
     },
 }
 
+impl Reason {
+    /// Every [`Self::label`]. Places in the tally: new ones go to the end.
+    pub const LABELS: [&'static str; 5] =
+        ["namespace-excluded", "no-marker", "opted-out", "own-rules", "not-a-sidecar"];
+
+    /// Short name for metrics, with nothing of the pod in it.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::NamespaceExcluded { .. } => "namespace-excluded",
+            Self::NotMarked { .. } => "no-marker",
+            Self::OptedOut { .. } => "opted-out",
+            Self::OwnRules { .. } => "own-rules",
+            Self::NotASidecar { .. } => "not-a-sidecar",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -176,6 +176,14 @@ impl Node {
         Call::new(verb, &config).run()
     }
 
+    /// What the plugin answers to the installer, which must work.
+    #[track_caller]
+    pub fn ask(&self, arguments: &[&str]) -> Value {
+        let mut call = Call::new("", &self.entry.borrow());
+        call.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        call.run().ok().expect("it answers with a document")
+    }
+
     /// ADD of the pod's first interface, which must work.
     #[track_caller]
     pub fn add(&self, pod: &Pod) {
@@ -198,11 +206,13 @@ impl Node {
         self.call("DEL", pod, pod.first().name).ok();
     }
 
-    /// Everything the plugin keeps on this node, as paths: state files and pins.
+    /// Everything the plugin keeps on this node, as paths: state files and pins, but for the tally, which stays as long as the node
+    /// is ours.
     pub fn kept(&self) -> BTreeSet<PathBuf> {
         let mut kept = BTreeSet::new();
         list(&self.scratch.dir().join("state"), &mut kept);
         list(&self.bpf_dir, &mut kept);
+        kept.remove(&shunt::tally::file::path(&self.scratch.dir().join("state")));
         kept
     }
 

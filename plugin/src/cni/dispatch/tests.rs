@@ -19,6 +19,7 @@ use crate::cni::{
 use crate::error::{Error, Kind};
 use crate::host::{Host, Input};
 use crate::log;
+use crate::tally::End;
 
 type Env = BTreeMap<String, OsString>;
 
@@ -35,7 +36,7 @@ impl Spy {
         if self.fails {
             Err(Error::new(Kind::Attach, "link not found").because("Not Found"))
         } else {
-            Ok(Outcome::new("done"))
+            Ok(Outcome::new(End::Ok, "done"))
         }
     }
 }
@@ -113,6 +114,7 @@ fn called(spy: &Spy, env: &Env, stdin: &[u8]) -> Seen {
         stdout: Box::new(&mut stdout),
         stderr: Box::new(&mut stderr),
         logger: Box::new(|_| log::none()),
+        count: Box::new(|_, _| {}),
     };
     let code = run(&mut host, spy);
     drop(host);
@@ -391,6 +393,7 @@ fn a_closed_standard_output_is_a_failure() {
         stdout: Box::new(Closed),
         stderr: Box::new(io::sink()),
         logger: Box::new(|_| log::none()),
+        count: Box::new(|_, _| {}),
     };
     assert_eq!(run(&mut host, &Spy::default()), 1);
 }
