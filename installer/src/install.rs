@@ -8,9 +8,10 @@ use anyhow::{Context as _, Result};
 use shunt_api::paths::TYPE;
 use slog::{Logger, debug, error, info, warn};
 
+use crate::choose::GRACE;
 use crate::claim::{Claim, Purpose, Turn};
 use crate::files::{Directory, Like, Root, is_temporary};
-use crate::lists::{self, Cause, Memory, Step, Wish};
+use crate::lists::{self, Cause, Finding, Memory, Step, Wish};
 use crate::observe::{BINARY_MODE, Binary, Conf, Hash, Hashes, Places, SAVED, short};
 use crate::pace::Pace;
 use crate::plugin::{Plugin, Status};
@@ -160,6 +161,9 @@ impl Installer {
         }
         let places = Places::open(&self.settings)?;
         let acts = self.take_turn(&places.root, pass)?;
+        if pass.state.turn == "over" {
+            return Ok(());
+        }
         let places = if acts { self.make_directories(places)? } else { places };
         let hash = self.plugin(&places, acts, pass).await;
         let usable = self.ask_status(&places, hash, pass).await;
@@ -322,7 +326,7 @@ impl Installer {
             if acts && round < ROUNDS && self.carry_out(directory, &plan, pass)? {
                 continue;
             }
-            self.describe(&conf, &plan, pass);
+            self.describe(&conf, &plan, since, pass);
             break;
         }
         Ok(())
@@ -382,7 +386,7 @@ impl Installer {
     }
 
     /// What is left to do and what cannot be done.
-    fn describe(&mut self, conf: &Conf, plan: &lists::Plan, pass: &mut Pass) {
+    fn describe(&mut self, conf: &Conf, plan: &lists::Plan, since: Duration, pass: &mut Pass) {
         let left: Vec<&str> = plan.steps.iter().map(Step::file).collect();
         let followed = plan.followed.as_ref();
         let file = plan.list.clone().unwrap_or_default();
@@ -400,7 +404,12 @@ impl Installer {
             pass.problem(format!("not as wanted yet: {}", left.join(", ")));
         }
         for finding in &plan.findings {
-            pass.problem(finding.to_string());
+            // While the primary CNI writes its file, or moves it away and back, pods get what they got before.
+            if matches!(finding, Finding::Hold(_)) && pass.state.list.as_wanted && since < GRACE {
+                pass.state.notes.push(finding.to_string());
+            } else {
+                pass.problem(finding.to_string());
+            }
             pass.wait(SOON);
         }
         pass.state.notes.extend(plan.notes.iter().cloned());
