@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# deps.sh [--quiet] GROUP...: installs what is missing for build, test, demo, lint or fuzz.
+# deps.sh [--quiet] GROUP...: installs what is missing for build, image, test, demo, lint or fuzz.
 #
 # Debian packages by name, everything else by pinned version into a cache of the user's. A line for each thing it did or
 # found; with --quiet only for what it did. Run again it does nothing.
@@ -56,6 +56,7 @@ if wants lint; then
         need rust-web-clippy has_file /usr/bin/clippy-driver
     fi
 fi
+if wants image; then need python3 has_command python3; fi
 if wants demo; then
     need iproute2 has_command ip
     if [ ! -x "$ENVOY_ROOT/envoy/_bin/envoy" ] || [ ! -x "$CNI_ROOT/cnitool" ]; then
