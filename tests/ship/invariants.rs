@@ -257,7 +257,7 @@ fn uninstalling_is_said_and_never_happens_by_stopping() {
     }
 }
 
-/// Before the release is deleted: who may wait, then the DaemonSet, then the Job that waits for it.
+/// Before the release is deleted: who may wait, then the `DaemonSet`, then the Job that waits for it.
 #[test]
 fn helm_uninstall_is_wired() {
     const POLICY: &str = "before-hook-creation,hook-succeeded";

@@ -1,4 +1,4 @@
-//! The chart's capabilities tried out: with exactly these and no_new_privs the plugin finds out what the node can do and the
+//! The chart's capabilities tried out: with exactly these and `no_new_privs` the plugin finds out what the node can do and the
 //! installer's kind of work gets done; without any one of them some of it fails.
 
 use std::process::Command;
@@ -14,13 +14,13 @@ use crate::tools::output;
 fn confined(capabilities: &[&str], script: &str) -> (bool, String) {
     need::root();
     need::tool("setpriv");
-    let set: String = capabilities.iter().map(|one| format!(",+{}", one.to_lowercase())).collect();
+    let set = [&["-all"], capabilities].concat().join(",+").to_lowercase();
     let prepare = "mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /var/log; mount -t bpf bpf /sys/fs/bpf; \
         mkdir /run/theirs; touch /run/theirs/file; chown -R 1000:1000 /run/theirs; chmod 755 /run/theirs; touch /run/ours; \
         exec setpriv --no-new-privs --inh-caps=-all --bounding-set=\"$1\" -- bash -euc \"$2\"";
     let mut command = Command::new("unshare");
     command.args(["--mount", "--net", "--propagation", "private", "bash", "-euc", prepare, "bash"]);
-    command.arg(format!("-all{set}")).arg(script).env("SHUNT", bin::shunt());
+    command.arg(set).arg(script).env("SHUNT", bin::shunt());
     command.env("NAMESPACES", format!("/proc/{}/ns", std::process::id()));
     let output = output(&mut command);
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
