@@ -16,12 +16,18 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, unlinkat};
 
 /// How the names of files that are being written begin and end.
 const TEMPORARY: (&str, &str) = (".shunt.", ".tmp");
+
+/// Files that change places are looked into, as far as this.
+const SWAPPED_MAX: usize = 4 * 1024 * 1024;
+
+/// How often an owner may write between two of our system calls, one after the other.
+const SWAPS: usize = 1000;
 
 /// Whether a name is one that a write of ours, killed half-way, leaves.
 pub fn is_temporary(name: &str) -> bool {
@@ -238,14 +244,65 @@ impl Directory {
 
     /// Puts a file in place, whole or not at all.
     pub fn write(&self, name: &str, content: &mut dyn Read, like: Like) -> Result<()> {
+        self.put(name, content, like, |temporary| Ok(renameat(&self.fd, temporary, &self.fd, name)?))
+    }
+
+    /// Puts a file in the place of one that holds `expected`. If its owner has written another meanwhile, that one stays, and this is
+    /// an error: nothing that an owner wrote is lost, however close the two writes are.
+    pub fn replace(&self, name: &str, content: &str, like: Like, expected: &str) -> Result<()> {
+        self.put(name, &mut content.as_bytes(), like, |temporary| {
+            self.exchange(temporary, name, expected, content)
+        })
+    }
+
+    /// The two files change places, so that what was there can be looked at; if it is not what was expected, it goes back.
+    fn exchange(&self, temporary: &str, name: &str, expected: &str, content: &str) -> Result<()> {
+        let moved = || anyhow::anyhow!("somebody else has written {} meanwhile", self.shown(name));
+        let swap = || renameat2(&self.fd, temporary, &self.fd, name, RenameFlags::RENAME_EXCHANGE);
+        let text = |name: &str| self.read(name, SWAPPED_MAX);
+        match swap() {
+            Ok(()) => {}
+            // This file system cannot do it.
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP)
+                if text(name).is_ok_and(|text| text == expected) =>
+            {
+                return Ok(renameat(&self.fd, temporary, &self.fd, name)?);
+            }
+            // It is gone, or another, or this file system cannot do it.
+            Err(Errno::ENOENT | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => return Err(moved()),
+            Err(error) => return Err(error.into()),
+        }
+        let mut found = text(temporary)?;
+        if found == expected {
+            return Ok(unlinkat(&self.fd, temporary, UnlinkatFlags::NoRemoveDir)?);
+        }
+        let mut placed = content.to_owned();
+        // What was found is newer than what is in place, unless a third is by now: then that one is the newest, and so on.
+        for _ in 0..SWAPS {
+            swap()?;
+            let back = text(temporary)?;
+            if back == placed {
+                break;
+            }
+            (placed, found) = (found, back);
+        }
+        Err(moved())
+    }
+
+    fn put(
+        &self,
+        name: &str,
+        content: &mut dyn Read,
+        like: Like,
+        place: impl FnOnce(&str) -> Result<()>,
+    ) -> Result<()> {
         let what = || format!("write {}", self.shown(name));
         let temporary = temporary_name();
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         let fd = openat(&self.fd, temporary.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .with_context(|| format!("create {}", self.shown(&temporary)))
             .with_context(what)?;
-        let written = filled(File::from(fd), content, like)
-            .and_then(|()| Ok(renameat(&self.fd, temporary.as_str(), &self.fd, name)?));
+        let written = filled(File::from(fd), content, like).and_then(|()| place(&temporary));
         if let Err(error) = written {
             // The first error is the one to tell; what stays is swept by the next pass.
             let _later = unlinkat(&self.fd, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
@@ -354,6 +411,51 @@ mod tests {
     fn like_of(path: &Path, mode: u32) -> Like {
         let stat = nix::sys::stat::stat(path).expect("there");
         Like { mode, uid: stat.st_uid, gid: stat.st_gid }
+    }
+
+    #[test]
+    fn what_an_owner_writes_meanwhile_is_not_lost() {
+        let (host, root) = place();
+        let directory = root.directory(Path::new("/")).expect("opened").expect("there");
+        let like = like_of(host.path(), 0o640);
+        fs::write(host.path().join("a"), "one").expect("written");
+        directory.replace("a", "ours", like, "one").expect("replaced");
+        assert_eq!(directory.read("a", 9).expect("read"), "ours");
+        fs::write(host.path().join("a"), "two").expect("written");
+        let error = directory.replace("a", "ours again", like, "ours").expect_err("another");
+        assert!(format!("{error:#}").contains("meanwhile"), "{error:#}");
+        assert_eq!(directory.read("a", 9).expect("read"), "two");
+        fs::remove_file(host.path().join("a")).expect("removed");
+        directory.replace("a", "ours", like, "two").expect_err("gone");
+        assert!(directory.names().expect("listed").is_empty());
+    }
+
+    /// As fast as both can, for as long as it takes to lose one.
+    #[test]
+    fn nor_however_close_the_two_are() {
+        let (host, root) = place();
+        let directory = root.directory(Path::new("/")).expect("opened").expect("there");
+        let like = like_of(host.path(), 0o600);
+        fs::write(host.path().join("a"), "0").expect("written");
+        let path = host.path().to_owned();
+        let owner = std::thread::spawn(move || {
+            for number in 1..=2000 {
+                fs::write(path.join("new"), number.to_string()).expect("written");
+                fs::rename(path.join("new"), path.join("a")).expect("renamed");
+            }
+        });
+        let mut replaced = 0;
+        while !owner.is_finished() {
+            let Ok(found) = directory.read("a", 99) else { continue };
+            let bare = found.trim_end_matches('+').to_owned();
+            if bare == found && directory.replace("a", &format!("{found}+"), like, &found).is_ok() {
+                replaced += 1;
+            }
+        }
+        owner.join().expect("the owner");
+        let last = directory.read("a", 99).expect("read");
+        assert_eq!(last.trim_end_matches('+'), "2000", "after {replaced} replacements");
+        assert!(replaced > 0);
     }
 
     #[test]
