@@ -5,12 +5,12 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use shunt_api::paths::TYPE;
+use shunt_api::paths::{RETIRED, TYPE};
 use slog::{Logger, debug, error, info, warn};
 
 use crate::choose::GRACE;
 use crate::claim::{Claim, Purpose, Turn};
-use crate::files::{Directory, Like, Root, is_temporary};
+use crate::files::{Directory, Like, Root};
 use crate::lists::{self, Cause, Finding, Memory, Step, Wish};
 use crate::observe::{BINARY_MODE, Binary, Conf, Hash, Hashes, Places, SAVED, short};
 use crate::pace::Pace;
@@ -164,7 +164,7 @@ impl Installer {
         if pass.state.turn == "over" {
             return Ok(());
         }
-        let places = if acts { self.make_directories(places)? } else { places };
+        let places = if acts { self.take_up(places)? } else { places };
         let hash = self.plugin(&places, acts, pass).await;
         let usable = self.ask_status(&places, hash, pass).await;
         self.lists(&places, acts, usable, pass)
@@ -192,8 +192,14 @@ impl Installer {
         Ok(turn == Turn::Ours)
     }
 
-    /// The plugin's directory; the other is the primary CNI's to make, but a runtime that finds none makes it too.
-    fn make_directories(&self, places: Places) -> Result<Places> {
+    /// Makes the plugin's directory; the other is the primary CNI's to make, but a runtime that finds none makes it too. A node that
+    /// was given up while pods ran is one of ours again: their last DEL is not to take the plugin away.
+    fn take_up(&self, places: Places) -> Result<Places> {
+        if let Some(wanted) = &self.wanted
+            && let Some(state) = places.root.directory(&wanted.state_dir)?
+        {
+            state.remove(RETIRED)?;
+        }
         let bin = match places.bin {
             Some(bin) => bin,
             None => places.root.made_directory(&self.settings.bin_dir, 0o755)?,
@@ -237,7 +243,7 @@ impl Installer {
         let hash = self.hashes.of_source(&self.settings.plugin)?;
         let binary = self.hashes.compare(places.bin.as_ref(), &hash)?;
         let Some(bin) = places.bin.as_ref().filter(|_| acts) else { return Ok((hash, binary)) };
-        sweep(bin)?;
+        bin.sweep()?;
         let cause = match binary {
             Binary::Same => return Ok((hash, binary)),
             Binary::Mode(_) => "mode",
@@ -319,7 +325,7 @@ impl Installer {
         for round in 0..=ROUNDS {
             let conf = Conf::read(directory)?;
             if acts && round == 0 {
-                sweep_named(directory, &conf.stale)?;
+                conf.stale.iter().try_for_each(|name| directory.remove(name))?;
             }
             let since = self.since(&conf);
             let plan = lists::plan(&conf, wish, &self.memory, since);
@@ -462,16 +468,6 @@ pub fn carry_out(directory: &Directory, step: &Step) -> Result<()> {
         Step::Rename { from, to } => directory.rename(from, to),
         Step::Remove { file } => directory.remove(file),
     }
-}
-
-/// Removes what writes that were killed have left.
-pub fn sweep(directory: &Directory) -> Result<()> {
-    let stale: Vec<String> = directory.names()?.into_iter().filter(|name| is_temporary(name)).collect();
-    sweep_named(directory, &stale)
-}
-
-fn sweep_named(directory: &Directory, stale: &[String]) -> Result<()> {
-    stale.iter().try_for_each(|name| directory.remove(name))
 }
 
 /// Who it may be that changes our file, by the traces some leave.
