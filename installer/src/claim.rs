@@ -86,7 +86,13 @@ impl Claim {
         let directory = match Self::directory(root, wanted)? {
             Some(directory) => directory,
             // Removed while another worked in it: that one has taken everything off.
-            None if self.later.is_some() => return Ok(self.stand_down()),
+            None if self.later.is_some() => {
+                return Ok(match self.purpose {
+                    Purpose::Install => self.stand_down(),
+                    // To do that again hurts nobody, and needs no claim.
+                    Purpose::Uninstall => Turn::Ours,
+                });
+            }
             None => {
                 root.made_directory(&wanted.state_dir, 0o700)?;
                 root.made_directory(&wanted.state_dir.join(DIRECTORY), 0o700)?
@@ -113,9 +119,10 @@ impl Claim {
         }
         if self.lock.is_none() {
             self.lock = take(directory)?;
-        }
-        if self.lock.is_none() {
-            return Ok(Turn::Another);
+            if self.lock.is_none() {
+                return Ok(Turn::Another);
+            }
+            directory.sweep()?;
         }
         if id != self.id {
             self.write(directory)?;
@@ -126,9 +133,10 @@ impl Claim {
     /// Lets go for a claim that came later, which has [`PATIENCE`] to take the lock; it holds that until it ends.
     fn step_back(&mut self, id: &str, directory: (u64, u64), now: Instant) -> Option<Turn> {
         let held = self.lock.take().is_some();
+        let installs = self.purpose == Purpose::Install;
         match &self.later {
             // Another one than before: removed and made anew.
-            Some((_, _, known)) if *known != directory && !held => Some(self.stand_down()),
+            Some((_, _, known)) if *known != directory && !held && installs => Some(self.stand_down()),
             Some((known, since, _)) if known == id => {
                 (now.saturating_duration_since(*since) < PATIENCE).then_some(Turn::Another)
             }
@@ -151,6 +159,16 @@ impl Claim {
         directory.write(CLAIM, &mut text.as_bytes(), Like::root(0o600)).context("claim this node")?;
         self.claimed = true;
         Ok(())
+    }
+
+    /// Whether somebody installs who came after one that uninstalls had removed all claims.
+    pub fn is_followed(root: &Root, wanted: &Wanted) -> Result<bool> {
+        let Some(directory) = Self::directory(root, wanted)? else { return Ok(false) };
+        if directory.stamp(CLAIM)?.is_none() {
+            return Ok(false);
+        }
+        let found = directory.read(CLAIM, CLAIM_MAX).unwrap_or_default();
+        Ok(found.trim().split_once(' ').is_some_and(|(_, purpose)| purpose == Purpose::Install.as_str()))
     }
 
     /// Removes claim and lock, for one that has taken everything else off. What is held stays held, for as long as it is held.
@@ -268,6 +286,45 @@ mod tests {
         Claim::leave_nothing(root, &wanted).expect("removed");
         assert_eq!(old.turn(root, &wanted, now + PATIENCE).expect("turn"), Turn::Over);
         assert!(Claim::directory(root, &wanted).expect("looked").is_none(), "and it is not made again");
+    }
+
+    #[test]
+    fn many_who_uninstall_come_to_an_end() {
+        let (place, now) = (place(), Instant::now());
+        let (root, wanted) = (&place.root, wanted());
+        let mut all: Vec<Claim> = (0..3).map(|_| Claim::new(Purpose::Uninstall).expect("claim")).collect();
+        let turns = |all: &mut Vec<Claim>| -> Vec<Turn> {
+            all.iter_mut().map(|claim| claim.turn(root, &wanted, now).expect("turn")).collect()
+        };
+        turns(&mut all);
+        assert_eq!(turns(&mut all), [Turn::Another, Turn::Another, Turn::Ours]);
+        Claim::leave_nothing(root, &wanted).expect("removed");
+        drop(all.pop());
+        assert_eq!(turns(&mut all), [Turn::Ours; 2], "there is nothing left that anybody could hold");
+        assert!(Claim::directory(root, &wanted).expect("looked").is_none(), "and it is not made again");
+    }
+
+    #[test]
+    fn one_who_uninstalled_sees_who_installs_after_that() {
+        let (place, now) = (place(), Instant::now());
+        let (root, wanted) = (&place.root, wanted());
+        let mut uninstall = Claim::new(Purpose::Uninstall).expect("claim");
+        assert_eq!(uninstall.turn(root, &wanted, now).expect("turn"), Turn::Ours);
+        assert!(!Claim::is_followed(root, &wanted).expect("looked"), "its own claim");
+        Claim::leave_nothing(root, &wanted).expect("removed");
+        assert!(!Claim::is_followed(root, &wanted).expect("looked"));
+        let mut run = Claim::new(Purpose::Install).expect("claim");
+        assert_eq!(run.turn(root, &wanted, now).expect("turn"), Turn::Ours);
+        assert!(Claim::is_followed(root, &wanted).expect("looked"));
+    }
+
+    #[test]
+    fn what_a_killed_claim_left_goes() {
+        let (place, now) = (place(), Instant::now());
+        place.directory.write(".shunt.0.tmp", &mut &b"x"[..], Like::root(0o600)).expect("written");
+        let mut run = Claim::new(Purpose::Install).expect("claim");
+        assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        assert_eq!(place.directory.names().expect("listed"), [CLAIM, LOCK]);
     }
 
     #[test]

@@ -334,6 +334,11 @@ impl Directory {
         }
     }
 
+    /// Removes what writes that were killed have left.
+    pub fn sweep(&self) -> Result<()> {
+        self.names()?.iter().filter(|name| is_temporary(name)).try_for_each(|name| self.remove(name))
+    }
+
     /// Removes an empty directory in it; nothing there is success, and so is one that is not empty.
     pub fn remove_directory(&self, name: &str) -> Result<()> {
         match unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir) {

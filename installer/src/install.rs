@@ -10,7 +10,7 @@ use slog::{Logger, debug, error, info, warn};
 
 use crate::choose::GRACE;
 use crate::claim::{Claim, Purpose, Turn};
-use crate::files::{Directory, Like, Root, is_temporary};
+use crate::files::{Directory, Like, Root};
 use crate::lists::{self, Cause, Finding, Memory, Step, Wish};
 use crate::observe::{BINARY_MODE, Binary, Conf, Hash, Hashes, Places, SAVED, short};
 use crate::pace::Pace;
@@ -246,7 +246,7 @@ impl Installer {
         let hash = self.hashes.of_source(&self.settings.plugin)?;
         let binary = self.hashes.compare(places.bin.as_ref(), &hash)?;
         let Some(bin) = places.bin.as_ref().filter(|_| acts) else { return Ok((hash, binary)) };
-        sweep(bin)?;
+        bin.sweep()?;
         let cause = match binary {
             Binary::Same => return Ok((hash, binary)),
             Binary::Mode(_) => "mode",
@@ -327,7 +327,7 @@ impl Installer {
         for round in 0..=ROUNDS {
             let conf = Conf::read(directory)?;
             if acts && round == 0 {
-                sweep_named(directory, &conf.stale)?;
+                conf.stale.iter().try_for_each(|name| directory.remove(name))?;
             }
             let since = self.since(&conf);
             let plan = lists::plan(&conf, wish, &self.memory, since);
@@ -489,16 +489,6 @@ pub fn carry_out(directory: &Directory, step: &Step) -> Result<()> {
         Step::Rename { from, to } => directory.rename(from, to),
         Step::Remove { file } => directory.remove(file),
     }
-}
-
-/// Removes what writes that were killed have left.
-pub fn sweep(directory: &Directory) -> Result<()> {
-    let stale: Vec<String> = directory.names()?.into_iter().filter(|name| is_temporary(name)).collect();
-    sweep_named(directory, &stale)
-}
-
-fn sweep_named(directory: &Directory, stale: &[String]) -> Result<()> {
-    stale.iter().try_for_each(|name| directory.remove(name))
 }
 
 /// Who it may be that changes our file, by the traces some leave.

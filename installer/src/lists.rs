@@ -403,6 +403,13 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// Whether a list with our entry stands in for a file that has its name back: what had given it back was ended before it removed
+    /// the list.
+    fn stands_in(&self, file: &str) -> bool {
+        file.strip_suffix(".conflist")
+            .is_some_and(|name| Form::of(name) == Some(Form::Single) && self.conf.file(name).is_some())
+    }
+
     /// Takes our entry out of files it does not belong in: those of another mode, or of another primary.
     fn strip(&self, keep: Option<&str>, plan: &mut Plan) {
         for read in self.others.iter().filter(|read| Some(read.file.name.as_str()) != keep) {
@@ -412,6 +419,10 @@ impl<'a> Scene<'a> {
                 continue;
             }
             let file = read.file.name.clone();
+            if self.stands_in(&file) {
+                plan.steps.push(Step::Remove { file });
+                continue;
+            }
             if self.memory.leftovers.get(&file).is_some_and(|tries| *tries >= LEFTOVER_TRIES) {
                 plan.notes
                     .push(format!("{file} has our entry in it, written by its owner; it is left alone"));

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use crate::claim::{Claim, Purpose, Turn};
 use crate::files::{Directory, Root};
 use crate::health::Shared;
-use crate::install::{Counts, carry_out, sweep};
+use crate::install::{Counts, carry_out};
 use crate::lists::removal;
 use crate::observe::{Conf, Places};
 use crate::plugin::Plugin;
@@ -84,6 +84,8 @@ struct Uninstaller {
     claim: Claim,
     /// The lists are clean and the claim has done its work: those that ran have seen it.
     holds: bool,
+    /// Somebody has installed again since.
+    over: bool,
     lists: Vec<String>,
 }
 
@@ -95,7 +97,7 @@ impl Uninstaller {
             settings.entry.without_file().read()
         })?;
         let claim = Claim::new(Purpose::Uninstall)?;
-        Ok(Self { settings, wanted, how, log, claim, holds: false, lists: Vec::new() })
+        Ok(Self { settings, wanted, how, log, claim, holds: false, over: false, lists: Vec::new() })
     }
 
     /// Again and again, until nothing is left; then waits to be told to end.
@@ -110,6 +112,9 @@ impl Uninstaller {
                 error!(self.log, "{problem}");
             }
             shared.ends(&self.state(last), Counts::default(), None);
+            if self.over {
+                std::future::pending::<()>().await;
+            }
             sleep(AGAIN).await;
         }
     }
@@ -120,11 +125,14 @@ impl Uninstaller {
         let mut state = State {
             version: crate::state::VERSION,
             ready: done,
-            turn: "ours",
+            turn: if self.over { "another" } else { "ours" },
             mode: self.settings.mode.as_str(),
             problems: last.problems.clone(),
             ..State::default()
         };
+        if self.over {
+            return state;
+        }
         state.notes.push(if last.complete {
             "uninstalled: nothing of Shunt is on this node".to_owned()
         } else {
@@ -138,11 +146,16 @@ impl Uninstaller {
         if !self.holds {
             self.take_turn(&places.root).await?;
             self.holds = true;
+        } else if self.over || Claim::is_followed(&places.root, &self.wanted)? {
+            self.over = true;
+            bail!(
+                "Shunt was installed on this node again, after this began to uninstall; it does nothing more"
+            );
         }
         let mut removed = Removed::default();
         if let Some(conf) = &places.conf {
             self.clean_lists(conf)?;
-            sweep(conf)?;
+            conf.sweep()?;
         }
         removed.lists.clone_from(&self.lists);
         let swept = self.purge(&places).await?;
@@ -214,7 +227,7 @@ impl Uninstaller {
 /// What is the installer's own to remove.
 fn clean_up(places: &Places) -> Result<()> {
     if let Some(bin) = &places.bin {
-        sweep(bin)?;
+        bin.sweep()?;
         bin.remove(TYPE)?;
     }
     Ok(())

@@ -214,6 +214,31 @@ fn pods_never_get_less_on_the_way() {
     }
 }
 
+/// Killed after the first step of each plan: what is left is all the same as when nobody is.
+#[test]
+fn nothing_is_left_by_plans_that_were_cut_short() {
+    fn first(host: &mut Host, plan: impl Fn(&Host) -> Vec<Step>) {
+        while let Some(step) = plan(host).first() {
+            host.restart();
+            host.apply(std::slice::from_ref(step));
+        }
+    }
+    for (name, files, _) in NEIGHBOURS {
+        let before = Host::with(files);
+        let mut host = before.clone();
+        for mode in [Mode::Owned, Mode::Chained, Mode::Owned, Mode::Chained] {
+            first(&mut host, |host| plan(&host.conf(), wish(mode), &host.memory, Duration::ZERO).steps);
+            let with_us = host.files.values().filter(|(text, _)| text.contains(ENTRY)).count();
+            assert_eq!(with_us, 1, "{name} {mode:?}: {host:#?}");
+        }
+        for mode in [Mode::Owned, Mode::Chained] {
+            host.converge(wish(mode), Duration::ZERO);
+            first(&mut host, |host| removal(&host.conf()));
+            assert_eq!(host.files, before.files, "{name} {mode:?}");
+        }
+    }
+}
+
 #[test]
 fn the_primary_changes_and_ours_follows() {
     let mut host = Host::with(&[("10-calico.conflist", CALICO)]);

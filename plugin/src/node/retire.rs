@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use shunt_api::paths::RETIRED;
 use slog::{Logger, info, warn};
 
 use super::leave::{self, Leaving, Patience};
@@ -17,7 +18,7 @@ const LIMIT: u64 = 64 * 1024;
 
 /// Where it is. Whoever installs anew removes it.
 pub(super) fn path(state_dir: &Path) -> PathBuf {
-    state_dir.join(shunt_api::paths::RETIRED)
+    state_dir.join(RETIRED)
 }
 
 /// Leaves the mark, over an earlier one.
