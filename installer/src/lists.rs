@@ -406,7 +406,7 @@ impl<'a> Scene<'a> {
     /// Whether a list with our entry stands in for a file that has its name back: what had given it back was ended before it removed
     /// the list.
     fn stands_in(&self, file: &str) -> bool {
-        file.strip_suffix(".conflist")
+        file.strip_suffix(STANDS_IN)
             .is_some_and(|name| Form::of(name) == Some(Form::Single) && self.conf.file(name).is_some())
     }
 
