@@ -69,7 +69,8 @@ mod tests {
     use crate::settings::Settings;
 
     fn settings(entry: &Value) -> Settings {
-        Settings::new(Entry::from_object(entry.as_object().expect("object")).expect("well-formed")).expect("valid")
+        Settings::new(Entry::from_object(entry.as_object().expect("object")).expect("well-formed"))
+            .expect("valid")
     }
 
     #[test]
@@ -91,9 +92,16 @@ mod tests {
             .into();
             let grounds = Grounds::new(&settings, &annotations, "ebpf".to_owned());
             let text = serde_json::to_string(&grounds).expect("plain");
-            assert!(!text.contains("secret") && !text.contains("stateDir") && !text.contains("log"), "{text}");
+            assert!(
+                !text.contains("secret") && !text.contains("stateDir") && !text.contains("log"),
+                "{text}"
+            );
             let grounds: Grounds = serde_json::from_str(&text).expect("as written");
-            let again = told(&PodRef::default(), &grounds.annotations.clone().expect("short"), &grounds.settings().expect("valid"));
+            let again = told(
+                &PodRef::default(),
+                &grounds.annotations.clone().expect("short"),
+                &grounds.settings().expect("valid"),
+            );
             let first = told(&PodRef::default(), &annotations, &settings);
             assert_eq!(again.expect("decided"), first.expect("decided"), "{entry}");
         }

@@ -163,7 +163,9 @@ impl Name<'_> {
     fn offset(&self) -> u64 {
         let hash = match self {
             Self::Pod(PodRef { namespace, name: Some(name), .. }, _) => {
-                [namespace.as_deref().unwrap_or_default(), "/", name].iter().fold(SEED, |hash, text| hashed(hash, text))
+                [namespace.as_deref().unwrap_or_default(), "/", name]
+                    .iter()
+                    .fold(SEED, |hash, text| hashed(hash, text))
             }
             Self::Pod(_, attachment) | Self::Attachment(attachment) => {
                 hashed(hashed(SEED, attachment.container_id()), attachment.ifname())
@@ -255,10 +257,13 @@ impl<'a> Notes<'a> {
             let there: Vec<Option<Note>> = bytes.chunks_exact(SLOT).map(parsed).collect();
             let same = there.iter().position(|there| there.as_ref().is_some_and(|there| there.is_of(&name)));
             let free = || there.iter().position(Option::is_none);
-            let oldest = || (0..PLACES).min_by_key(|at| there.get(*at).and_then(Option::as_ref).map(|n| n.at));
+            let oldest =
+                || (0..PLACES).min_by_key(|at| there.get(*at).and_then(Option::as_ref).map(|n| n.at));
             let at = same.or_else(free).or_else(oldest).unwrap_or_default();
-            if let (What::Failed { count, since, .. }, Some(Some(Note { what: What::Failed { count: before, since: first, .. }, .. }))) =
-                (&mut note.what, same.and_then(|at| there.get(at)))
+            if let (
+                What::Failed { count, since, .. },
+                Some(Some(Note { what: What::Failed { count: before, since: first, .. }, .. })),
+            ) = (&mut note.what, same.and_then(|at| there.get(at)))
             {
                 (*count, *since) = (before.saturating_add(1), *first);
             }
@@ -309,8 +314,13 @@ impl<'a> Notes<'a> {
     /// `None` where there is no file and none is to be made. A link is not followed and a fifo not waited for.
     fn open(&self, make: bool) -> io::Result<Option<File>> {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let opened =
-            File::options().read(true).write(true).create(make).mode(0o600).custom_flags(flags).open(self.path());
+        let opened = File::options()
+            .read(true)
+            .write(true)
+            .create(make)
+            .mode(0o600)
+            .custom_flags(flags)
+            .open(self.path());
         match opened {
             Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
             Ok(_) => Err(io::ErrorKind::InvalidData.into()),
@@ -384,7 +394,8 @@ mod tests {
     fn failed(container: &str, pod: &str, at: u64, details: &str) -> Note {
         let details = details.to_owned();
         let what = What::Failed { kind: "load".to_owned(), code: 101, details, count: 1, since: at };
-        let pod = PodRef { namespace: Some("shop".to_owned()), name: Some(pod.to_owned()), ..PodRef::default() };
+        let pod =
+            PodRef { namespace: Some("shop".to_owned()), name: Some(pod.to_owned()), ..PodRef::default() };
         Note { pod, what, ..skipped(container, at) }
     }
 
@@ -403,7 +414,10 @@ mod tests {
         notes.cleared(&Name::Attachment(&attachment("never"))).expect("nothing to do");
         assert_eq!(notes.all().expect("one"), [skipped("b", 2)]);
         notes.cleared(&Name::Attachment(&attachment("b"))).expect("gone");
-        assert!(fs::read_dir(&state).expect("a directory").next().is_none(), "the file goes with its last note");
+        assert!(
+            fs::read_dir(&state).expect("a directory").next().is_none(),
+            "the file goes with its last note"
+        );
     }
 
     #[test]

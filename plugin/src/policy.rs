@@ -121,7 +121,9 @@ impl fmt::Display for Reason {
             Self::NamespaceExcluded { namespace } => write!(f, "namespace {namespace} is excluded"),
             Self::NotMarked { key } => write!(f, "annotation {key} is missing"),
             Self::OptedOut { key } => write!(f, "annotation {key} says no"),
-            Self::OwnRules { container, .. } => write!(f, "container {container} sets up interception itself"),
+            Self::OwnRules { container, .. } => {
+                write!(f, "container {container} sets up interception itself")
+            }
             Self::NotASidecar { key } => write!(f, "annotation {key} says that there is no sidecar"),
         }
     }

@@ -343,6 +343,27 @@ impl Pod {
         Server::start(&self.app(), serve)
     }
 
+    /// Namespace and name.
+    pub fn called(&self) -> String {
+        format!("default/{}", self.name)
+    }
+
+    /// Its uid, as Kubernetes has it.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// The id of its sandbox.
+    pub fn container(&self) -> &str {
+        &self.container
+    }
+
+    /// The runtime makes its sandbox anew.
+    pub fn renew(&mut self) {
+        let (count, rest) = self.container.split_at(1);
+        self.container = format!("{rest}{count}");
+    }
+
     /// The variables a runtime sets for one attachment of the pod.
     pub fn environment(&self, interface: &str) -> [(&'static str, String); 4] {
         [

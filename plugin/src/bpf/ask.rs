@@ -24,7 +24,8 @@ pub fn rules(layout: &Layout, cookie: PodKey) -> Outcome<Vec<(u32, RuleKey, Rule
 
 /// Whether the pod's proxy has ever listened for outbound connections.
 pub fn has_listened(layout: &Layout, cookie: PodKey) -> Outcome<bool> {
-    let found = present(seen(layout)?.get(&cookie, 0)).tried(|| "ask whether the pod's proxy has listened")?;
+    let found =
+        present(seen(layout)?.get(&cookie, 0)).tried(|| "ask whether the pod's proxy has listened")?;
     Ok(found.is_some())
 }
 

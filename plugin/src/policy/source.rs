@@ -161,9 +161,8 @@ pub fn told(pod: &PodRef, annotations: &Annotations, settings: &Settings) -> Res
 /// Annotations that have a say in what a pod of this mesh gets.
 pub fn concerning(mesh: Mesh, annotations: &Annotations) -> Annotations {
     let profile: &Profile = profile::of(mesh);
-    let concerns = |name: &str| {
-        name.starts_with(ANNOTATION_PREFIX) || profile.keys.iter().any(|key| key.name == name)
-    };
+    let concerns =
+        |name: &str| name.starts_with(ANNOTATION_PREFIX) || profile.keys.iter().any(|key| key.name == name);
     let theirs = annotations.iter().filter(|(name, _)| concerns(name));
     theirs.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
@@ -187,7 +186,8 @@ pub fn values(plan: &Plan) -> Vec<(&'static str, Value)> {
         drop_invalid,
     } = plan;
     let Outbound { cidrs, exclude_cidrs, extra_ports, exclude_ports, exclude_uids, own_addresses } = outbound;
-    let Inbound { ports, exclude_ports: exclude_inbound_ports, exclude_cidrs: exclude_inbound_cidrs } = inbound;
+    let Inbound { ports, exclude_ports: exclude_inbound_ports, exclude_cidrs: exclude_inbound_cidrs } =
+        inbound;
     let mut values = vec![
         ("mesh", json!(mesh)),
         ("outboundPort", json!(outbound_port)),
@@ -290,7 +290,9 @@ impl<'a> Trace<'a> {
 
     fn of_entry(&self, key: &str) -> Source {
         match key {
-            "mesh" if self.settings.mesh == Entry::default().mesh => Source::EntryDefault { key: key.to_owned() },
+            "mesh" if self.settings.mesh == Entry::default().mesh => {
+                Source::EntryDefault { key: key.to_owned() }
+            }
             "dns" | "beforeProxy" | "udp" if self.is_default(key) => {
                 Source::EntryDefault { key: key.to_owned() }
             }

@@ -136,7 +136,10 @@ fn why_a_pod_is_or_is_not() {
     assert_eq!(because(&json!({}), &[init]), both("own-rules", STATUS.0));
     let pod = PodRef { namespace: Some("kube-system".to_owned()), ..PodRef::default() };
     let told = told(&pod, &annotations(&[STATUS]), &settings(&json!({}))).expect("decided");
-    assert_eq!((told.because.code.as_str(), told.because.key.as_str()), ("namespace-excluded", "excludeNamespaces"));
+    assert_eq!(
+        (told.because.code.as_str(), told.because.key.as_str()),
+        ("namespace-excluded", "excludeNamespaces")
+    );
 }
 
 #[test]
@@ -160,7 +163,8 @@ fn every_key_has_the_annotation_it_is_said_to_have() {
     for (key, _) in keys {
         let name = annotation(&key);
         let value = if key.ends_with("Port") { "7" } else { "" };
-        let said = own(&annotations(&[(&name, value)]), None).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let said =
+            own(&annotations(&[(&name, value)]), None).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(parts(&Layer::from(said)).keys().collect::<Vec<_>>(), [&key], "{name}");
     }
 }
