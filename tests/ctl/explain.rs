@@ -14,10 +14,10 @@ use crate::mesh::{Mesh, outcomes, outside};
 use crate::{ctl, ctl_json};
 
 /// A process in a pod's network.
-struct Sleeper(Child);
+pub(crate) struct Sleeper(Child);
 
 impl Sleeper {
-    fn new(pod: &Pod, uid: u32) -> Self {
+    pub(crate) fn new(pod: &Pod, uid: u32) -> Self {
         let netns = format!("--net={}", pod.netns.path().display());
         let ids = [format!("--setuid={uid}"), format!("--setgid={uid}")];
         let child = Command::new("nsenter").arg(netns).args(ids).args(["sleep", "60"]).spawn();
@@ -25,7 +25,7 @@ impl Sleeper {
     }
 
     /// Once it is there: nsenter becomes sleep when it has entered.
-    fn pid(&self) -> String {
+    pub(crate) fn pid(&self) -> String {
         let pid = self.0.id();
         let is_sleep =
             || fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sleep");
@@ -44,7 +44,7 @@ impl Drop for Sleeper {
     }
 }
 
-fn field<'a>(answer: &'a Value, pointer: &str) -> &'a Value {
+pub(crate) fn field<'a>(answer: &'a Value, pointer: &str) -> &'a Value {
     answer.pointer(pointer).unwrap_or_else(|| panic!("{pointer} in {answer:#}"))
 }
 
@@ -155,14 +155,14 @@ fn a_skipped_pod_until_it_is_gone() {
     mesh.pod.annotations.insert("shunt-cni.io/intercept".to_owned(), "true".to_owned());
     mesh.add();
     assert_eq!(ctl_json(&mesh.node, &["explain", &name]).1["state"], "captured");
-    assert!(!mesh.node.directory().join("state/notes").exists());
+    assert!(!mesh.node.has_notes());
     mesh.pod.annotations.clear();
     mesh.add();
     assert_eq!(ctl_json(&mesh.node, &["explain", &name]).1["state"], "skipped");
     mesh.node.del(&mesh.pod);
     let left = mesh.node.kept();
     let of_pod = |path: &std::path::PathBuf| path.display().to_string().contains(mesh.pod.container());
-    assert!(!left.iter().any(|path| path.ends_with("notes") || of_pod(path)), "{left:?}");
+    assert!(!mesh.node.has_notes() && !left.iter().any(of_pod), "{left:?}");
     assert_eq!(ctl(&mesh.node, &["explain", &name]).code, 1);
 }
 
@@ -188,7 +188,7 @@ fn a_pod_whose_add_fails() {
     mesh.pod.annotations.remove("shunt-cni.io/outbound-port");
     mesh.add();
     assert_eq!(ctl_json(&mesh.node, &["explain", &name]).1["state"], "captured");
-    assert!(!mesh.node.directory().join("state/notes").exists());
+    assert!(!mesh.node.has_notes());
 }
 
 #[test]

@@ -9,10 +9,12 @@
     reason = "a test that cannot be judged must fail"
 )]
 
+mod backend;
 mod explain;
 #[path = "../netns/mesh.rs"]
 #[expect(dead_code, reason = "made for another suite, which needs more of it")]
 mod mesh;
+mod readme;
 
 use std::process::Command;
 

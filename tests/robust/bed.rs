@@ -417,10 +417,11 @@ impl Place {
         assert_eq!(self.traces(pod), [""; 0], "left behind; log: {}", self.log());
     }
 
-    /// Everything the plugin keeps: every path below its directories.
+    /// Everything the plugin keeps: every path below its directories, but notes: those are about pods it has nothing of.
     pub(crate) fn files(&self) -> BTreeSet<PathBuf> {
         let mut files = BTreeSet::new();
         list(&self.state, &mut files);
+        files.remove(&self.state.join("notes"));
         list(&self.bpf, &mut files);
         files
     }

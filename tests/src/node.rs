@@ -198,12 +198,20 @@ impl Node {
         self.call("DEL", pod, pod.first().name).ok();
     }
 
-    /// Everything the plugin keeps on this node, as paths: state files and pins.
+    /// Everything the plugin keeps on this node, as paths: state files and pins. Not its notes: those of a failed ADD are there for
+    /// who asks afterwards; [`Self::has_notes`].
     pub fn kept(&self) -> BTreeSet<PathBuf> {
         let mut kept = BTreeSet::new();
-        list(&self.scratch.dir().join("state"), &mut kept);
+        let state = self.scratch.dir().join("state");
+        list(&state, &mut kept);
+        kept.remove(&state.join("notes"));
         list(&self.bpf_dir, &mut kept);
         kept
+    }
+
+    /// Whether the plugin has noted anything of a pod that it did not capture.
+    pub fn has_notes(&self) -> bool {
+        self.scratch.dir().join("state/notes").exists()
     }
 
     /// Where the plugin pins.
