@@ -5,7 +5,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use shunt_api::paths::TYPE;
+use shunt_api::paths::{RETIRED, TYPE};
 use slog::{Logger, debug, error, info, warn};
 
 use crate::choose::GRACE;
@@ -180,7 +180,8 @@ impl Installer {
             Turn::Over => "over",
         };
         match turn {
-            Turn::Ours => {}
+            // Else the last DEL of a pod from before an uninstall would take the plugin away.
+            Turn::Ours => root.directory(&wanted.state_dir)?.map_or(Ok(()), |state| state.remove(RETIRED))?,
             Turn::Another => {
                 pass.state.notes.push("a newer installer works on this node".to_owned());
                 pass.wait(SOON);

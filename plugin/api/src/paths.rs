@@ -6,6 +6,10 @@ pub const TYPE: &str = "shunt";
 /// Attachment records, locks; gone after a reboot, as the pods are. Key `stateDir`.
 pub const STATE_DIR: &str = "/run/shunt";
 
+/// Name of the mark in the state directory that says that the plugin takes itself off the node with the last attachment's DEL. Whoever
+/// installs anew removes it.
+pub const RETIRED: &str = "retired";
+
 /// Pinned programs, links and maps, on a bpf file system. Key `bpfDir`.
 pub const BPF_DIR: &str = "/sys/fs/bpf/shunt";
 

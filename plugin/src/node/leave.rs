@@ -66,10 +66,14 @@ pub(super) fn all(
     problems: &mut Vec<String>,
 ) -> Result<bool, Error> {
     let state_dir = places.state_dir;
+    // Others are waited for before the programs are locked: an ADD that is at work may be about to load them.
+    if !idle(state_dir, patience.run, problems)? {
+        return Ok(false);
+    }
     let load = Lock::new(state_dir, patience.load)
         .take(LOAD)
         .failed(Kind::TryAgain, || "waiting for another run that loads or removes programs")?;
-    if !idle(state_dir, patience.run, problems).failed(Kind::Io, || "looking for other runs")?
+    if !idle(state_dir, Instant::now(), problems)?
         || !names(places)?.is_empty()
         || !unpin(places.bpf_dir, problems).failed(Kind::Load, || "removing the shared programs")?
     {
@@ -109,12 +113,13 @@ pub(super) fn all(
 }
 
 /// True if nobody holds the lock of a container. Locks that nobody holds go.
-fn idle(state_dir: &Path, until: Instant, problems: &mut Vec<String>) -> Outcome<bool> {
+fn idle(state_dir: &Path, until: Instant, problems: &mut Vec<String>) -> Result<bool, Error> {
     let directory = state_dir.join("locks");
-    for name in children(&directory)?.into_iter().filter(|name| name.starts_with(POD)) {
+    let names = children(&directory).failed(Kind::Io, || "looking for other runs")?;
+    for name in names.into_iter().filter(|name| name.starts_with(POD)) {
         let path = directory.join(&name);
         if !path.symlink_metadata().is_ok_and(|found| found.is_file()) {
-            gone(&path)?;
+            gone(&path).failed(Kind::Io, || "removing what is no lock")?;
             continue;
         }
         match Lock::new(state_dir, until).take(&name) {

@@ -17,7 +17,7 @@ const LIMIT: u64 = 64 * 1024;
 
 /// Where it is. Whoever installs anew removes it.
 pub(super) fn path(state_dir: &Path) -> PathBuf {
-    state_dir.join("retired")
+    state_dir.join(shunt_api::paths::RETIRED)
 }
 
 /// Leaves the mark, over an earlier one.
