@@ -53,7 +53,7 @@ struct Asked {
 #[derive(Debug, Subcommand)]
 enum Command {
     Backend(backend::Args),
-    Explain(explain::Args),
+    Explain(Box<explain::Args>),
     Completions(completions::Args),
     Man(man::Args),
 }

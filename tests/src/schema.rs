@@ -20,7 +20,8 @@ impl Check<'_> {
         let words = schema.as_object().unwrap_or_else(|| panic!("{at}: a schema is an object: {schema}"));
         for (word, meant) in words {
             match word.as_str() {
-                "$schema" | "$defs" | "title" | "description" => {}
+                // The last two are looked at together, below.
+                "$schema" | "$defs" | "title" | "description" | "properties" | "additionalProperties" => {}
                 "$ref" => {
                     let path =
                         meant.as_str().and_then(|path| path.strip_prefix('#')).expect("a local reference");
@@ -54,7 +55,6 @@ impl Check<'_> {
                         self.expect(is_there || !value.is_object(), at, name, &Value::from("must be there"));
                     }
                 }
-                "properties" | "additionalProperties" => {}
                 other => panic!("{at}: {other:?} is not checked here"),
             }
         }
@@ -67,9 +67,8 @@ impl Check<'_> {
             let at = format!("{at}/{name}");
             match (properties.and_then(|properties| properties.get(name)), words.get("additionalProperties"))
             {
-                (Some(schema), _) => self.check(schema, value, &at),
                 (None, Some(Value::Bool(false))) => self.found.push(format!("{at}: is not described")),
-                (None, Some(schema)) => self.check(schema, value, &at),
+                (Some(schema), _) | (None, Some(schema)) => self.check(schema, value, &at),
                 (None, None) => {}
             }
         }

@@ -82,7 +82,7 @@ pub struct Args {
         help_heading = "Without a node"
     )]
     name: Option<String>,
-    /// An address the pod is to have; may be repeated. 192.0.2.1 and 2001:db8::1 if none is named.
+    /// An address the pod is to have; may be repeated. `192.0.2.1` and `2001:db8::1` if none is named.
     #[arg(
         long,
         value_name = "ADDR",

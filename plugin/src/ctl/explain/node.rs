@@ -1,6 +1,7 @@
 //! On a node: what the plugin recorded, what the kernel has.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use shunt_abi::{LISTENERS_PER_SLOT, ListenerKey, PodConfig, Rule, RuleKey, VERSION, slot};
@@ -19,7 +20,7 @@ use crate::bpf::pod::{configuration, counts};
 use crate::bpf::rules::{Ids, encoded};
 use crate::cni::PodRef;
 use crate::error::chain;
-use crate::fault::Outcome;
+use crate::fault::{Fault, Outcome, Tried as _};
 use crate::link;
 use crate::netns::Netns;
 use crate::note::{Note, What};
@@ -310,21 +311,20 @@ impl Kernel {
         process: Option<(u32, u32)>,
     ) -> Result<Connection, String> {
         let plan = &record.plan;
-        let told = |fault: crate::fault::Fault| chain(&fault);
+        let told = |fault: Fault| chain(&fault);
         let ids = userns::outside(netns, plan).map_err(told)?;
         let caller = match question {
             Question::Outbound { caller: Caller::OfPod { uid, gid }, .. } => outside(netns, uid, gid)?,
             _ => process.unwrap_or_else(|| app(&ids)),
         };
         let from_plan;
-        let (config, rules, by) = match &self.programs {
-            Some(programs) => (programs.config, &programs.rules, "kernel"),
-            None => {
-                let all_routes = !plan.exclude_interfaces.is_empty();
-                let interfaces = netns.run(|| link::seen(all_routes)).map_err(told)?;
-                from_plan = encoded(plan, &interfaces, record.attachment.ifname(), &ids, 0);
-                (from_plan.config, &from_plan.rules, "plan")
-            }
+        let (config, rules, by) = if let Some(programs) = &self.programs {
+            (programs.config, &programs.rules, "kernel")
+        } else {
+            let all_routes = !plan.exclude_interfaces.is_empty();
+            let interfaces = netns.run(|| link::seen(all_routes)).map_err(told)?;
+            from_plan = encoded(plan, &interfaces, record.attachment.ifname(), &ids, 0);
+            (from_plan.config, &from_plan.rules, "plan")
         };
         let before_proxy = self.programs.as_ref().is_some_and(|programs| !programs.seen);
         let listens = |slot: u32, v4: bool| self.listens(&config, slot, v4);
@@ -371,8 +371,12 @@ fn outside(netns: &Netns, uid: u32, gid: u32) -> Result<(u32, u32), String> {
 fn listening() -> Outcome<Vec<(bool, u16)>> {
     let mut open = Vec::new();
     for (file, udp) in [("tcp", false), ("tcp6", false), ("udp", true), ("udp6", true)] {
-        // A kernel without IPv6 has no file for it.
-        let text = fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
+        let path = format!("/proc/thread-self/net/{file}");
+        let text = match fs::read_to_string(&path) {
+            // A kernel without IPv6 has no file for it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            text => text.tried(|| format!("read {path}"))?,
+        };
         open.extend(text.lines().skip(1).filter_map(|line| bound(line, udp)).map(|port| (udp, port)));
     }
     open.sort_unstable();

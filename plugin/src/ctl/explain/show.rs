@@ -110,12 +110,12 @@ fn failed(failure: &Failure) -> String {
 fn listeners(lines: &mut Lines, proxy: &Proxy) {
     for (index, listener) in proxy.listeners.iter().enumerate() {
         let Listener { role, port, open, known } = listener;
+        let is_stranger = *open == Some(true) && *known == Some(false) && *role != "dns";
         let how = match (open, known) {
-            (_, Some(true)) => "listens",
-            (Some(true), Some(false)) if *role != "dns" => {
+            _ if is_stranger => {
                 "somebody listens who is not known as the proxy: another user's, or bound before ADD"
             }
-            (Some(true), _) => "listens",
+            (Some(true), _) | (_, Some(true)) => "listens",
             (Some(false), _) => "does not listen",
             (None, Some(false)) => "not known to listen",
             (None, None) => "not known",

@@ -83,9 +83,8 @@ fn what_add_would_refuse() {
     }
 }
 
-/// A connection, and what is said of it: verdict, reason, the key that decides, its item, and the layer that said so.
-#[test]
-fn connections_and_what_decides() {
+/// An entry and annotations with something on every list.
+fn full() -> (Value, Value) {
     let entry = json!({"mesh": "istio", "dns": true, "udp": "block", "redirect": {
         "includeOutboundCidrs": ["10.0.0.0/8", "fd00::/8"], "excludeOutboundCidrs": ["10.1.0.0/16", "10.1.2.0/24"],
         "includeOutboundPorts": [3306], "excludeInboundCidrs": ["10.9.0.0/16"]}});
@@ -94,6 +93,13 @@ fn connections_and_what_decides() {
         "shunt-cni.io/exclude-outbound-ports": "25,8000-8999",
         "traffic.sidecar.istio.io/excludeInboundPorts": "22",
     });
+    (entry, annotations)
+}
+
+/// A connection, and what is said of it: verdict, reason, the key that decides, its item, and the layer that said so.
+#[test]
+fn connections_and_what_decides() {
+    let (entry, annotations) = full();
     let none = Value::Null;
     for (words, wanted) in [
         (

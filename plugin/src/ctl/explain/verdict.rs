@@ -55,8 +55,8 @@ pub(super) enum Listens {
 
 /// An id that neither exempts nor excludes: of a made-up app.
 pub(super) fn app(ids: &Ids) -> (u32, u32) {
-    let uid = (1000..).find(|id| !ids.uids.contains(id) && !ids.excluded_uids.contains(id));
-    let gid = (1000..).find(|id| !ids.gids.contains(id));
+    let uid = (1000..u32::MAX).find(|id| !ids.uids.contains(id) && !ids.excluded_uids.contains(id));
+    let gid = (1000..u32::MAX).find(|id| !ids.gids.contains(id));
     (uid.unwrap_or(1000), gid.unwrap_or(1000))
 }
 

@@ -7,7 +7,7 @@ use proptest::sample::subsequence;
 use serde_json::{Value, json};
 use shunt_api::{Entry, Mesh, Redirect};
 
-use super::{Source, Sourced, Told, annotation, concerning, marker, parts, told};
+use super::{Origin, Source, Sourced, Told, annotation, concerning, marker, parts, told};
 use crate::annotation::own;
 use crate::cni::{Annotations, PodRef};
 use crate::error::Error;
@@ -33,14 +33,12 @@ fn about(entry: &Value, annotations: &Annotations) -> Result<Told, Error> {
 /// A value in words: what it is, and who said which part of it.
 fn line(values: &[Sourced], key: &str) -> String {
     let value = values.iter().find(|value| value.key == key).unwrap_or_else(|| panic!("{key}"));
-    let mut line = value.value.to_string();
-    for origin in &value.from {
-        line += &format!("; {}", origin.source);
-        if let Some(items) = &origin.items {
-            line += &format!(": {}", json!(items));
-        }
-    }
-    line
+    let part = |origin: &Origin| match &origin.items {
+        Some(items) => format!("{}: {}", origin.source, json!(items)),
+        None => origin.source.to_string(),
+    };
+    let parts: Vec<String> = value.from.iter().map(part).collect();
+    format!("{}; {}", value.value, parts.join("; "))
 }
 
 const STATUS: (&str, &str) = ("sidecar.istio.io/status", "{}");
