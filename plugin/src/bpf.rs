@@ -1,5 +1,6 @@
 //! The kernel side as the plugin handles it: the object, its pins, and one pod's part of the maps.
 
+pub mod ask;
 pub mod object;
 pub mod pins;
 pub mod pod;

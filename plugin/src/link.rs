@@ -114,6 +114,11 @@ pub fn prepared(wishes: Wishes) -> Outcome<(Interfaces, Loopback)> {
     })
 }
 
+/// Reads the namespace of the calling thread and changes nothing.
+pub fn seen(all_routes: bool) -> Outcome<Interfaces> {
+    talk(async |handle| read(handle, all_routes).await)
+}
+
 /// True if it could be added: with IPv6 switched off on the loopback interface nothing can be handed on there, with or without
 /// the address.
 async fn add_passthrough(handle: &Handle, found: &mut Interfaces) -> Outcome<bool> {

@@ -24,4 +24,5 @@ pub mod node;
 pub mod process;
 pub mod redirect;
 pub mod runtime_call;
+pub mod schema;
 pub mod scratch;

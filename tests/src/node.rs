@@ -207,13 +207,20 @@ impl Node {
     }
 
     /// Everything the plugin keeps on this node, as paths: state files and pins, but for the tally, which stays as long as the node
-    /// is ours.
+    /// is ours, and its notes: those of a failed ADD are there for who asks afterwards; [`Self::has_notes`].
     pub fn kept(&self) -> BTreeSet<PathBuf> {
         let mut kept = BTreeSet::new();
-        list(&self.scratch.dir().join("state"), &mut kept);
+        let state = self.scratch.dir().join("state");
+        list(&state, &mut kept);
+        kept.remove(&state.join("notes"));
         list(&self.bpf_dir, &mut kept);
         kept.remove(&shunt::tally::file::path(&self.scratch.dir().join("state")));
         kept
+    }
+
+    /// Whether the plugin has noted anything of a pod that it did not capture.
+    pub fn has_notes(&self) -> bool {
+        self.scratch.dir().join("state/notes").exists()
     }
 
     /// Where the plugin pins.
@@ -351,6 +358,27 @@ impl Pod {
     /// The app serves.
     pub fn serve(&self, serve: &Serve) -> Server {
         Server::start(&self.app(), serve)
+    }
+
+    /// Namespace and name.
+    pub fn called(&self) -> String {
+        format!("default/{}", self.name)
+    }
+
+    /// Its uid, as Kubernetes has it.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// The id of its sandbox.
+    pub fn container(&self) -> &str {
+        &self.container
+    }
+
+    /// The runtime makes its sandbox anew.
+    pub fn renew(&mut self) {
+        let (count, rest) = self.container.split_at(1);
+        self.container = format!("{rest}{count}");
     }
 
     /// The variables a runtime sets for one attachment of the pod.

@@ -84,7 +84,7 @@ pub(super) fn all(
         let empty =
             empty(&state_dir.join("attachments"), problems)? && empty(&state_dir.join("iptables"), problems)?;
         if empty {
-            for name in ["backend.json", "backend.new", "tally"] {
+            for name in ["backend.json", "backend.new", "notes", "tally"] {
                 gone(&state_dir.join(name))?;
             }
             unmount(&state_dir.join("cgroup2"), problems)?;
