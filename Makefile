@@ -21,16 +21,18 @@ TIME ?= 60
 KEEP ?=
 MESH ?=
 BACKEND ?=
+VERSION := $(shell sed -n '/^\[workspace.package\]/,/^$$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+IMAGE ?= localhost/shunt:$(VERSION)
 PLANS ?= 5000
 SEED ?= 1
 
-.PHONY: help deps build kernel demo demos test lint fmt bench fuzz parity ci clean
+.PHONY: help deps build kernel image manifests demo demos test lint fmt bench fuzz parity ci clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 deps: ## install what is missing on this machine, pinned; says what it did
-	@conf/deps.sh build demo test lint fuzz
+	@conf/deps.sh build image demo test lint fuzz
 
 kernel:
 	@conf/deps.sh --quiet build
@@ -38,6 +40,14 @@ kernel:
 
 build: kernel ## the kernel object, then target/release/{shunt,shuntctl,shunt-installer}
 	@conf/build.sh $(LOCKED)
+
+image: build ## target/image and target/image.tar: the installer's image as an OCI layout (IMAGE=localhost/shunt:0.1.0)
+	@conf/deps.sh --quiet image
+	@conf/image.py --name $(IMAGE) --version $(VERSION)
+
+manifests: ## conf/kustomize anew, from conf/chart
+	@conf/deps.sh --quiet ship
+	@conf/manifests.py
 
 demo: build ## a pod meshed by a real ADD, with a real Envoy, on one screen (MESH=linkerd, BACKEND=iptables, KEEP=1)
 	@conf/deps.sh --quiet demo

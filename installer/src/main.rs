@@ -1,23 +1,23 @@
-//! Puts the plugin on a host and keeps it there.
+//! Puts the plugin on a host and keeps it there. Everything is in the library; this starts it and decides the exit code.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
-const HELP: &str = "shunt-installer: puts the Shunt plugin and its conflist on a host and keeps them there\n\nUsage: shunt-installer [--help | --version]\n\nNo command is there yet.\n";
+use clap::Parser as _;
+use shunt_installer::cli::Cli;
+use shunt_installer::command;
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let first = arguments.first().map(|argument| argument.to_string_lossy());
-    let (text, code) = match first.as_deref() {
-        Some("--version" | "-V") => (format!("shunt-installer {}\n", env!("CARGO_PKG_VERSION")), 0),
-        Some("--help" | "-h") => (HELP.to_owned(), 0),
-        None => (HELP.to_owned(), 2),
-        Some(other) => (format!("shunt-installer: {other:?} is not there yet; try --help\n"), 2),
-    };
-    let written = if code == 0 {
-        std::io::stdout().write_all(text.as_bytes())
-    } else {
-        std::io::stderr().write_all(text.as_bytes())
-    };
-    ExitCode::from(if written.is_ok() { code } else { 1 })
+    let cli = Cli::parse();
+    match command::run(&cli) {
+        Ok(said) => {
+            // Whoever reads may have gone.
+            let _written = std::io::stdout().write_all(said.text.as_bytes());
+            ExitCode::from(said.code)
+        }
+        Err(error) => {
+            let _written = writeln!(std::io::stderr(), "shunt-installer: {error:#}");
+            ExitCode::from(command::FAILED)
+        }
+    }
 }

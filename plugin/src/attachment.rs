@@ -86,6 +86,16 @@ impl Attachment {
     }
 }
 
+impl Attachment {
+    /// The attachment whose [`Self::pin_name`] is `name`, if there is one.
+    pub fn of_pin_name(name: &str) -> Option<Self> {
+        let (id, ifname) = name.split_once('@')?;
+        Self::new(&unescaped(id)?, &unescaped(ifname)?)
+            .ok()
+            .filter(|attachment| attachment.pin_name() == name)
+    }
+}
+
 impl fmt::Display for Attachment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.container_id, self.ifname)
@@ -132,6 +142,17 @@ fn escaped(text: &str) -> String {
     name
 }
 
+fn unescaped(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (code, rest) = part.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(code, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
@@ -145,7 +166,9 @@ mod tests {
             ("a.b_c-d", "net1.100", "a%2Eb_c-d@net1%2E100"),
             ("A", "ü@%", "A@%C3%BC%40%25"),
         ] {
-            assert_eq!(Attachment::new(id, ifname).expect("valid").pin_name(), name);
+            let attachment = Attachment::new(id, ifname).expect("valid");
+            assert_eq!(attachment.pin_name(), name);
+            assert_eq!(Attachment::of_pin_name(name), Some(attachment));
         }
     }
 
@@ -202,6 +225,7 @@ mod tests {
         fn a_name_is_a_file_name(id in "\\PC{0,140}", ifname in "\\PC{0,16}") {
             if let Ok(attachment) = Attachment::new(&id, &ifname) {
                 let name = attachment.pin_name();
+                prop_assert_eq!(Attachment::of_pin_name(&name), Some(attachment));
                 prop_assert!(name.len() <= PIN_NAME_MAX);
                 prop_assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-%@".contains(&byte)));
                 prop_assert_eq!(name.matches('@').count(), 1);

@@ -15,7 +15,7 @@ use crate::attachment::Attachment;
 use crate::error::{Error, Failed as _, Kind};
 use crate::iptables::Flavour;
 use crate::lock::Lock;
-use crate::netns::Netns;
+use crate::netns::{Identity, Netns};
 use crate::plan::Plan;
 
 /// Host directories of this node's configuration.
@@ -95,10 +95,10 @@ pub enum Receipt {
 
 impl Receipt {
     /// Which backend it is of.
-    pub const fn name(&self) -> &'static str {
+    pub const fn backend(&self) -> Backend {
         match self {
-            Self::Ebpf { .. } => "ebpf",
-            Self::Iptables { .. } => "iptables",
+            Self::Ebpf { .. } => Backend::Ebpf,
+            Self::Iptables { .. } => Backend::Iptables,
         }
     }
 }
@@ -109,8 +109,7 @@ impl Receipt {
 /// The pins cannot be listed.
 pub fn held(places: Places<'_>, name: &str, before: Option<&Receipt>) -> Result<Option<Backend>, Error> {
     match before {
-        Some(Receipt::Ebpf { .. }) => Ok(Some(Backend::Ebpf)),
-        Some(Receipt::Iptables { .. }) => Ok(Some(Backend::Iptables)),
+        Some(receipt) => Ok(Some(receipt.backend())),
         None if ebpf::attachments(places)?.iter().any(|known| known == name) => Ok(Some(Backend::Ebpf)),
         None => Ok(iptables::knows(places, name).then_some(Backend::Iptables)),
     }
@@ -186,6 +185,43 @@ pub fn attachments(places: Places<'_>) -> Result<Vec<String>, Error> {
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+/// What is known of an attachment's namespace; the greatest of several counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Presence {
+    /// A backend has nothing for the attachment.
+    Nothing,
+    /// It is gone.
+    Gone,
+    /// A backend has something and cannot tell.
+    Unknown,
+    /// It is there.
+    There,
+}
+
+/// Whether the namespace of an attachment may still be there. `recorded` says where it was at ADD: asked where no backend knows.
+pub fn alive(places: Places<'_>, name: &str, recorded: Option<(&Path, Identity)>) -> bool {
+    match ebpf::presence(places, name).max(iptables::presence(places, name)) {
+        Presence::There => true,
+        Presence::Gone => false,
+        Presence::Nothing | Presence::Unknown => {
+            recorded.is_none_or(|(path, identity)| presence_at(path, identity) != Presence::Gone)
+        }
+    }
+}
+
+/// Whether a namespace is at a path as this process sees it.
+fn presence_at(path: &Path, identity: Identity) -> Presence {
+    match Netns::open(path) {
+        Ok(netns) if netns.identity() == identity => Presence::There,
+        // Another one, or a file that is none: what runtimes leave for a moment where a namespace was mounted.
+        Ok(_) => Presence::Gone,
+        Err(fault) => match fault.errno() {
+            None | Some(libc::ENOENT | libc::ENOTDIR) => Presence::Gone,
+            Some(_) => Presence::Unknown,
+        },
+    }
 }
 
 /// Makes the node ready: what STATUS asks.

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
+use shunt_api::Backend;
+
 /// What sort of thing went wrong. Closed: [`Kind::code`] and [`Kind::msg`] have an answer for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -152,12 +154,13 @@ pub struct Error {
     source: Option<Box<dyn StdError + Send + Sync>>,
     also: Vec<Self>,
     undo: Vec<Self>,
+    backend: Option<Backend>,
 }
 
 impl Error {
     /// `tried` says what was tried or what is wrong, as a phrase without a full stop ("reading /run/shunt/x").
     pub fn new(kind: Kind, tried: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, tried: tried.into(), source: None, also: Vec::new(), undo: Vec::new() }
+        Self { kind, tried: tried.into(), source: None, also: Vec::new(), undo: Vec::new(), backend: None }
     }
 
     /// The same with its cause.
@@ -186,6 +189,18 @@ impl Error {
     pub fn within(mut self, whole: &str) -> Self {
         self.tried = format!("{whole}: {}", self.tried).into();
         self
+    }
+
+    /// The same, met by the backend that was chosen.
+    #[must_use]
+    pub fn under(mut self, backend: Backend) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// The backend that met it, if one was chosen.
+    pub const fn backend(&self) -> Option<Backend> {
+        self.backend
     }
 
     /// What sort of error this is.

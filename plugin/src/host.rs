@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use slog::Logger;
 
 use crate::log;
+use crate::tally::{self, Count};
 
 /// Set once the first byte has gone to the real standard output.
 static ANSWERED: AtomicBool = AtomicBool::new(false);
@@ -29,6 +31,9 @@ pub trait Input: Read {
 /// Looks an environment variable up.
 pub type Environment<'a> = Box<dyn Fn(&str) -> Option<OsString> + 'a>;
 
+/// Counts a call in the tally of a state directory.
+pub type Counter<'a> = Box<dyn Fn(&Path, &Count) + 'a>;
+
 /// The outside world of one run.
 pub struct Host<'a> {
     /// Value of an environment variable.
@@ -41,6 +46,8 @@ pub struct Host<'a> {
     pub stderr: Box<dyn Write + 'a>,
     /// Opens the log as configured. Never fails.
     pub logger: Box<dyn Fn(&shunt_api::Log) -> Logger + 'a>,
+    /// Counts what came of the call. Never fails.
+    pub count: Counter<'a>,
 }
 
 impl fmt::Debug for Host<'_> {
@@ -58,6 +65,7 @@ impl Host<'_> {
             stdout: Box::new(Stdout),
             stderr: Box::new(io::stderr()),
             logger: Box::new(log::root),
+            count: Box::new(tally::file::count),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! File locks with a time limit: what must not happen twice at once, between processes that may be killed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::bpf::programs::make_directory;
 use crate::fault::{Fault, Outcome, Tried as _};
 
 /// The locks of one state directory.
@@ -49,17 +51,25 @@ impl<'a> Lock<'a> {
     /// Takes the lock `name`.
     pub fn take(&self, name: &str) -> Outcome<Held> {
         let path = self.path(name);
-        crate::bpf::programs::make_directory(&self.state_dir.join("locks"))?;
+        let make_directory = || make_directory(&self.state_dir.join("locks"));
+        make_directory()?;
         loop {
-            let file = OpenOptions::new()
+            let opened = OpenOptions::new()
                 .write(true)
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
                 // A fifo in its place is an error at once, not a wait for a reader.
                 .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                .open(&path)
-                .tried(|| format!("open lock {}", path.display()))?;
+                .open(&path);
+            let file = match opened {
+                // Whoever takes us off the node has removed the directory.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::now() < self.deadline => {
+                    make_directory()?;
+                    continue;
+                }
+                opened => opened.tried(|| format!("open lock {}", path.display()))?,
+            };
             match file.try_lock() {
                 Ok(()) if is_at(&file, &path) => return Ok(Held { _file: file, path }),
                 // Its holder removed it: what we locked is no longer what others see.
@@ -79,7 +89,10 @@ impl<'a> Lock<'a> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the only wait of the plugin; bounded by the deadline above")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a lock cannot be waited for with a time limit; bounded by the deadline above"
+)]
 fn pause() {
     std::thread::sleep(PAUSE);
 }

@@ -1,10 +1,11 @@
-//! The plugin, as runtimes call it. Everything is in the library; this decides the exit code.
+//! The plugin, as runtimes and the installer call it. Everything is in the library; this decides the exit code.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use shunt::cni::{reply, run};
 use shunt::host::{self, Host, Stdout};
+use shunt::node;
 use shunt::verb::Node;
 
 fn main() -> ExitCode {
@@ -25,5 +26,7 @@ fn main() -> ExitCode {
         )]
         std::process::exit(1);
     }));
-    ExitCode::from(run(&mut Host::of_process(), &Node::new()))
+    let mut host = Host::of_process();
+    let asked = node::run(&mut host, std::env::args_os().skip(1));
+    ExitCode::from(asked.unwrap_or_else(|| run(&mut host, &Node::new())))
 }

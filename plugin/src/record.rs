@@ -149,7 +149,7 @@ pub(crate) fn remove_whole(path: &Path) -> io::Result<()> {
 }
 
 /// Removes what is called so, a directory too: the name is ours and nothing else may have it. Nothing there is success.
-fn discard(path: &Path) -> io::Result<()> {
+pub(crate) fn discard(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
         _ => fs::remove_file(path),

@@ -6,6 +6,7 @@ mod del;
 mod gc;
 mod status;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::attachment::container_in;
@@ -15,7 +16,7 @@ use crate::error::{Error, Failed as _, Kind};
 use crate::lock::Lock;
 use crate::netns::Netns;
 use crate::note::Notes;
-use crate::record::Records;
+use crate::record::{Record, Records};
 use crate::settings::Settings;
 
 /// This node.
@@ -60,12 +61,20 @@ fn places(settings: &Settings) -> Places<'_> {
 
 /// Name of the lock of an attachment: its container's. Two attachments of one container are in one namespace and share its map
 /// entries, so that removing one must not run beside writing or removing the other.
-fn lock_name(attachment: &str) -> String {
+pub(crate) fn lock_name(attachment: &str) -> String {
     format!("pod-{}", container_in(attachment))
 }
 
+/// Names of all attachments there is anything of: a record, pins, or a mark of rules.
+pub(crate) fn names(places: Places<'_>) -> Result<BTreeSet<String>, Error> {
+    let recorded = Records::new(places.state_dir).names().failed(Kind::Io, || "listing the records")?;
+    let mut names: BTreeSet<String> = recorded.into_iter().collect();
+    names.extend(crate::backend::attachments(places)?);
+    Ok(names)
+}
+
 /// True if anything is known of the attachment called `name`.
-fn known(places: Places<'_>, name: &str) -> Result<bool, Error> {
+pub(crate) fn known(places: Places<'_>, name: &str) -> Result<bool, Error> {
     Ok(Records::new(places.state_dir).exists(name)
         || crate::backend::attachments(places)?.iter().any(|known| known == name))
 }
@@ -83,7 +92,7 @@ fn pod_netns(path: &Path) -> Result<Netns, Error> {
 }
 
 /// Removes all there is of the attachment called `name`: what backends have, then the record. Needs its lock.
-fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Error> {
+pub(crate) fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Error> {
     let removed = crate::backend::remove(places, locks, name);
     // The record goes only when nothing is left that it describes.
     removed.and_then(|()| {
@@ -91,4 +100,16 @@ fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Error>
             .remove(name)
             .failed(Kind::Record, || "removing the attachment's record")
     })
+}
+
+/// Gives the namespace at `path` its settings back, if it is the one that was recorded: it outlives the attachment when somebody
+/// else made it.
+pub(crate) fn revert(places: Places<'_>, record: &Record, path: &Path) -> Result<(), Error> {
+    let Ok(netns) = Netns::open(path) else {
+        return Ok(());
+    };
+    if netns.identity() != record.netns_identity {
+        return Ok(());
+    }
+    crate::backend::revert(places, &netns, &record.receipt)
 }

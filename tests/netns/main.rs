@@ -12,6 +12,7 @@ mod forms;
 mod harness;
 mod identity;
 mod inbound;
+mod leave;
 mod life;
 mod listeners;
 mod mesh;

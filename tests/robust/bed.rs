@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use shunt::attachment::Attachment;
+use shunt_api::report::{Report, Swept};
 use shunt_tests::cgroup::Cgroup;
 use shunt_tests::net::Netns;
 use shunt_tests::node::Node;
@@ -30,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One call: everything a runtime may get wrong can be set.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
+    /// What stands behind the program's name.
+    pub(crate) arguments: Vec<OsString>,
     /// The whole environment.
     pub(crate) environment: Vec<(OsString, OsString)>,
     /// What comes on stdin.
@@ -72,6 +75,7 @@ impl Call {
         let mut command = Command::new(bin::shunt());
         deny(&mut command, &self.denied);
         let mut child = command
+            .args(&self.arguments)
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
@@ -320,11 +324,53 @@ impl Place {
         let environment =
             vec![("CNI_COMMAND".into(), command.into()), ("CNI_PATH".into(), "/opt/cni/bin".into())];
         Call {
+            arguments: Vec::new(),
             environment,
             stdin: self.config("1.1.0").to_string().into_bytes(),
             hangs: false,
             denied: Vec::new(),
         }
+    }
+
+    /// What the installer asks of the node: `report`, `sweep`, `purge`.
+    pub(crate) fn node(&self, arguments: &[&str]) -> Call {
+        let bare = self.bare("");
+        Call {
+            arguments: arguments.iter().map(OsString::from).collect(),
+            environment: vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())],
+            ..bare
+        }
+    }
+
+    /// What the plugin says of the node.
+    #[track_caller]
+    pub(crate) fn report(&self) -> Report {
+        serde_json::from_str(&self.node(&["report"]).run().ok()).expect("a report")
+    }
+
+    /// What a sweep or a purge says it did.
+    #[track_caller]
+    pub(crate) fn swept(&self, arguments: &[&str]) -> Swept {
+        serde_json::from_str(&self.node(arguments).run().ok()).expect("what was removed")
+    }
+
+    /// The pod's namespace goes without a DEL. Its last reference may be somebody's copy of the test's mounts, for a moment.
+    pub(crate) fn vanishes(&self, pod: &Pod) {
+        pod.netns.vanish();
+        let alive =
+            || self.report().attachments.iter().any(|one| one.container_id == pod.container && one.alive);
+        for _round in 0..1000 {
+            if !alive() {
+                return;
+            }
+            let _waited = nix::poll::poll(&mut [], 10_u8);
+        }
+        panic!("the namespace of {} never went", pod.container);
+    }
+
+    /// Where the plugin counts.
+    pub(crate) fn tally(&self) -> PathBuf {
+        shunt::tally::file::path(&self.state)
     }
 
     /// A command for a pod's `eth0`.
@@ -417,12 +463,14 @@ impl Place {
         assert_eq!(self.traces(pod), [""; 0], "left behind; log: {}", self.log());
     }
 
-    /// Everything the plugin keeps: every path below its directories, but notes: those are about pods it has nothing of.
+    /// Everything the plugin keeps: every path below its directories, but for the tally, which stays as long as the node is ours,
+    /// and notes, which are about pods it has nothing of.
     pub(crate) fn files(&self) -> BTreeSet<PathBuf> {
         let mut files = BTreeSet::new();
         list(&self.state, &mut files);
         files.remove(&self.state.join("notes"));
         list(&self.bpf, &mut files);
+        files.remove(&self.tally());
         files
     }
 

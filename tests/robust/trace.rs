@@ -150,7 +150,10 @@ fn input(bytes: &[u8]) -> File {
 )]
 fn spawn(call: &Call) -> (libc::pid_t, OwnedFd, OwnedFd) {
     let mut command = Command::new(shunt_tests::bin::shunt());
-    command.env_clear().envs(call.environment.iter().map(|(name, value)| (name, value)));
+    command
+        .args(&call.arguments)
+        .env_clear()
+        .envs(call.environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::from(input(&call.stdin))).stdout(Stdio::piped()).stderr(Stdio::piped());
     // SAFETY: one system call between fork and exec.
     unsafe {

@@ -176,6 +176,14 @@ impl Node {
         Call::new(verb, &config).run()
     }
 
+    /// What the plugin answers to the installer, which must work.
+    #[track_caller]
+    pub fn ask(&self, arguments: &[&str]) -> Value {
+        let mut call = Call::new("", &self.entry.borrow());
+        call.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        call.run().ok().expect("it answers with a document")
+    }
+
     /// ADD of the pod's first interface, which must work.
     #[track_caller]
     pub fn add(&self, pod: &Pod) {
@@ -198,14 +206,15 @@ impl Node {
         self.call("DEL", pod, pod.first().name).ok();
     }
 
-    /// Everything the plugin keeps on this node, as paths: state files and pins. Not its notes: those of a failed ADD are there for
-    /// who asks afterwards; [`Self::has_notes`].
+    /// Everything the plugin keeps on this node, as paths: state files and pins, but for the tally, which stays as long as the node
+    /// is ours, and its notes, of which those of a failed ADD are there for who asks afterwards: [`Self::has_notes`].
     pub fn kept(&self) -> BTreeSet<PathBuf> {
         let mut kept = BTreeSet::new();
         let state = self.scratch.dir().join("state");
         list(&state, &mut kept);
         kept.remove(&state.join("notes"));
         list(&self.bpf_dir, &mut kept);
+        kept.remove(&shunt::tally::file::path(&state));
         kept
     }
 

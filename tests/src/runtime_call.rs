@@ -11,6 +11,8 @@ use crate::bin;
 /// One call: the environment and what is on stdin.
 #[derive(Debug, Clone)]
 pub struct Call {
+    /// What stands behind the program's name: nothing, unless the installer calls.
+    pub arguments: Vec<String>,
     /// `CNI_COMMAND` and the other variables.
     pub environment: BTreeMap<String, String>,
     /// What is on stdin.
@@ -23,7 +25,7 @@ impl Call {
         let mut environment = BTreeMap::new();
         environment.insert("CNI_COMMAND".to_owned(), verb.to_owned());
         environment.insert("CNI_PATH".to_owned(), "/opt/cni/bin".to_owned());
-        Self { environment, stdin: config.to_string().into_bytes() }
+        Self { arguments: Vec::new(), environment, stdin: config.to_string().into_bytes() }
     }
 
     /// Sets a variable.
@@ -37,6 +39,7 @@ impl Call {
     /// say, nothing; an error document with a non-zero exit and only then.
     pub fn run(&self) -> Answer {
         let mut child = Command::new(bin::shunt())
+            .args(&self.arguments)
             .env_clear()
             .envs(&self.environment)
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -61,7 +64,7 @@ impl Call {
 
     fn must_be_well_formed(&self, answer: &Answer) {
         let verb = self.environment.get("CNI_COMMAND").map_or("", String::as_str);
-        let speaks = matches!(verb, "ADD" | "VERSION") || answer.code != 0;
+        let speaks = !self.arguments.is_empty() || matches!(verb, "ADD" | "VERSION") || answer.code != 0;
         match (&answer.json, speaks) {
             (None, true) => panic!("{verb} printed no document: {answer:?}"),
             (Some(json), _) if answer.code != 0 => {

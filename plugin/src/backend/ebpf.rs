@@ -1,11 +1,13 @@
 //! The eBPF backend: one pod's capture from the first look at its namespace to the verified links.
 
-use shunt_abi::VERSION;
+use std::collections::BTreeSet;
 
-use super::{Job, Places, Receipt};
+use shunt_abi::{Reason, VERSION};
+
+use super::{Job, Places, Presence, Receipt};
 use crate::attachment::Attachment;
 use crate::bpf::pins::Layout;
-use crate::bpf::pod::{PodPins, configuration};
+use crate::bpf::pod::{PodPins, configuration, counts};
 use crate::bpf::programs::{collect, cover, ensure};
 use crate::bpf::rules::{Encoded, Ids, encoded};
 use crate::cgroup::{Cgroups, PodCgroup};
@@ -15,6 +17,7 @@ use crate::link::{Interfaces, Loopback, Wishes, has_markers, prepared};
 use crate::lock::Lock;
 use crate::netns::{Netns, cookie_of_thread};
 use crate::ports;
+use crate::tally;
 use crate::userns;
 
 /// What is read of a namespace, and what is changed in it.
@@ -138,7 +141,7 @@ fn place(
         }
         // A pod that was captured before stays captured: its processes run.
         Err(error) if !first => Err(error),
-        Err(error) => Err(match undo(&pins) {
+        Err(error) => Err(match undo(places, &pins) {
             Ok(()) => error,
             Err(undo) => error.with_undo(undo),
         }),
@@ -243,8 +246,8 @@ fn read_back(pins: &PodPins<'_>, netns: &Netns, wanted: &Encoded) -> Result<(), 
 }
 
 /// Takes back what a first ADD that failed has made outside the namespace.
-fn undo(pins: &PodPins<'_>) -> Result<(), Error> {
-    pins.remove()
+fn undo(places: Places<'_>, pins: &PodPins<'_>) -> Result<(), Error> {
+    pins.remove(&|counts| tally::file::keep(places.state_dir, counts))
         .and_then(|()| crate::bpf::pins::remove_tree(&pins.layout.attachment(pins.name)))
         .failed(Kind::Attach, || "undoing the ADD")
 }
@@ -255,7 +258,8 @@ fn remove_others(places: Places<'_>, layout: &Layout, name: &str, cookie: u64) -
         for other in Layout::all(places.bpf_dir)? {
             for found in other.cookies(name)? {
                 if &other != layout || found != cookie {
-                    PodPins { layout: &other, name, cookie: found }.remove()?;
+                    PodPins { layout: &other, name, cookie: found }
+                        .remove(&|counts| tally::file::keep(places.state_dir, counts))?;
                 }
             }
             if &other != layout {
@@ -322,7 +326,8 @@ pub fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Er
     for layout in Layout::all(places.bpf_dir).failed(Kind::Attach, || "listing the pins")? {
         let removed = || -> Outcome<()> {
             for cookie in layout.cookies(name)? {
-                PodPins { layout: &layout, name, cookie }.remove()?;
+                PodPins { layout: &layout, name, cookie }
+                    .remove(&|counts| tally::file::keep(places.state_dir, counts))?;
             }
             crate::bpf::pins::remove_tree(&layout.attachment(name))
         };
@@ -362,6 +367,47 @@ pub fn attachments(places: Places<'_>) -> Result<Vec<String>, Error> {
         Ok(names)
     };
     all().failed(Kind::Io, || "listing the pins")
+}
+
+/// Whether the namespace of an attachment is there, as the links of its pins say.
+pub fn presence(places: Places<'_>, name: &str) -> Presence {
+    let asked = || -> Outcome<Presence> {
+        let mut found = Presence::Nothing;
+        for layout in Layout::all(places.bpf_dir)? {
+            for cookie in layout.cookies(name)? {
+                let link = PodPins { layout: &layout, name, cookie }.namespace()?;
+                found = found.max(match link {
+                    Some(0) => Presence::Gone,
+                    Some(_) => Presence::There,
+                    // An ADD that was killed, or one that is at work.
+                    None => Presence::Unknown,
+                });
+            }
+        }
+        Ok(found)
+    };
+    asked().unwrap_or(Presence::Unknown)
+}
+
+/// What the programs decided so far for the pods that are there.
+///
+/// # Errors
+/// The pins cannot be listed or a map not be read.
+pub fn decisions(places: Places<'_>) -> Result<Vec<(Reason, u64)>, Error> {
+    let all = || -> Outcome<Vec<(Reason, u64)>> {
+        let mut found = Vec::new();
+        for layout in Layout::all(places.bpf_dir)? {
+            let mut cookies = BTreeSet::new();
+            for name in layout.attachments()? {
+                cookies.extend(layout.cookies(&name)?);
+            }
+            for cookie in cookies {
+                found.extend(counts(&layout, cookie)?);
+            }
+        }
+        Ok(found)
+    };
+    all().failed(Kind::Io, || "reading what the programs counted")
 }
 
 /// See [`super::prepare`].

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use self::marks::{Mark, Marks};
 use self::write::{Writer, read};
 use super::ebpf::Changes;
-use super::{Job, Places, Receipt};
+use super::{Job, Places, Presence, Receipt};
 use crate::attachment::Attachment;
 use crate::error::{Error, Failed as _, Kind};
 use crate::fault::Outcome;
@@ -315,6 +315,15 @@ pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<()
 /// See [`super::attachments`].
 pub fn attachments(places: Places<'_>) -> Result<Vec<String>, Error> {
     Marks::new(places.state_dir).names().failed(Kind::Io, || "listing the marks of rules")
+}
+
+/// Whether the namespace of an attachment is where its mark says.
+pub fn presence(places: Places<'_>, name: &str) -> Presence {
+    match Marks::new(places.state_dir).read(name) {
+        Some(mark) => super::presence_at(&mark.netns, mark.identity),
+        None if knows(places, name) => Presence::Unknown,
+        None => Presence::Nothing,
+    }
 }
 
 /// True if there may be rules of this attachment.

@@ -21,6 +21,10 @@ use crate::fault::{Fault, Outcome, Tried as _};
 use crate::netns::Netns;
 
 pub(super) type Trie = LpmTrie<MapData, TrieKey, Rule>;
+type CounterMap = PerCpuHashMap<MapData, PodKey, Counters>;
+
+/// Takes what was counted for a pod that goes.
+pub type Keep<'a> = &'a dyn Fn(&[(Reason, u64)]);
 
 /// An attachment's pins in one namespace: what every function below works on.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +51,7 @@ pub(super) fn trie(layout: &Layout) -> Outcome<Trie> {
     Trie::try_from(open(layout, names::RULES)?).tried(|| "use the rule trie")
 }
 
-fn counters(layout: &Layout) -> Outcome<PerCpuHashMap<MapData, PodKey, Counters>> {
+fn counters(layout: &Layout) -> Outcome<CounterMap> {
     PerCpuHashMap::try_from(open(layout, names::COUNTERS)?).tried(|| "use the map of counters")
 }
 
@@ -166,14 +170,20 @@ impl PodPins<'_> {
 
     /// True if the pod's `sk_lookup` link is there and is on this namespace.
     pub fn lookup_attached(&self, netns: &Netns) -> Outcome<bool> {
+        // The kernel gives 32 bits of the inode.
+        Ok(self.namespace()? == Some(netns.identity().inode & u64::from(u32::MAX)))
+    }
+
+    /// Inode, 32 bits of it, of the namespace the pod's `sk_lookup` link is on; 0 once that is gone, `None` if there is no link.
+    /// The kernel's word, whatever this process sees of the host's files.
+    pub fn namespace(&self) -> Outcome<Option<u64>> {
         let pin = self.layout.pod(self.name, self.cookie).join(names::SK_LOOKUP);
         match sys::open(&pin) {
             Ok(link) => {
                 let info = sys::link_info(link.as_fd()).tried(|| format!("ask link {}", pin.display()))?;
-                // The kernel gives 32 bits of the inode.
-                Ok(info.netns() == netns.identity().inode & u64::from(u32::MAX))
+                Ok(Some(info.netns()))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).tried(|| format!("open pinned link {}", pin.display())),
         }
     }
@@ -194,8 +204,8 @@ impl PodPins<'_> {
     }
 
     /// Undoes all of the above, in reverse; what is not there is as good. Map entries stay while another attachment is in the
-    /// same namespace. Goes on after a failure and returns the first.
-    pub fn remove(&self) -> Outcome<()> {
+    /// same namespace. Goes on after a failure and returns the first. `keep` is given what was counted before it is forgotten.
+    pub fn remove(&self, keep: Keep<'_>) -> Outcome<()> {
         let mut first = Ok(());
         // Somebody may have removed the maps' pins by hand: then there is nothing to take out of them.
         let map = self.layout.map(names::PODS);
@@ -204,7 +214,7 @@ impl PodPins<'_> {
             // Without its configuration a namespace is nobody's, whatever else is left of it.
             first = first.and(self.forget_config());
             for removed in
-                [self.forget_rules(), self.forget_counters(), self.forget_listeners(), self.forget_seen()]
+                [self.forget_rules(), self.forget_counters(keep), self.forget_listeners(), self.forget_seen()]
             {
                 // Maps of another object may be laid out otherwise. What stays in them goes when the object goes.
                 if self.layout.hash() == object::HASH {
@@ -238,8 +248,11 @@ impl PodPins<'_> {
             .tried(|| "close the pod's part of the rule trie")
     }
 
-    fn forget_counters(&self) -> Outcome<()> {
-        gone(counters(self.layout)?.remove(&self.cookie)).tried(|| "remove the pod's counters")
+    fn forget_counters(&self, keep: Keep<'_>) -> Outcome<()> {
+        let mut counters = counters(self.layout)?;
+        // Numbers that cannot be read are lost; the pod goes all the same.
+        keep(&totals(&counters, self.cookie).unwrap_or_default());
+        gone(counters.remove(&self.cookie)).tried(|| "remove the pod's counters")
     }
 
     fn forget_seen(&self) -> Outcome<()> {
@@ -287,7 +300,11 @@ fn remove_pin(pin: &Path) -> Outcome<()> {
 
 /// What the programs decided for a pod so far, all CPUs together: reason and count, zeros left out.
 pub fn counts(layout: &Layout, cookie: PodKey) -> Outcome<Vec<(Reason, u64)>> {
-    let Some(values) = present(counters(layout)?.get(&cookie, 0)).tried(|| "read the pod's counters")? else {
+    totals(&counters(layout)?, cookie)
+}
+
+fn totals(map: &CounterMap, cookie: PodKey) -> Outcome<Vec<(Reason, u64)>> {
+    let Some(values) = present(map.get(&cookie, 0)).tried(|| "read the pod's counters")? else {
         return Ok(Vec::new());
     };
     let total = |reason: &Reason| -> u64 {

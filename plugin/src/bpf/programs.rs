@@ -236,7 +236,7 @@ pub fn make_directory(path: &Path) -> Outcome<()> {
 }
 
 /// Directories a killed load left. Called with the load lock held, so none of them is being filled.
-fn discard_half_loaded(bpf_dir: &Path) -> Outcome<()> {
+pub(crate) fn discard_half_loaded(bpf_dir: &Path) -> Outcome<()> {
     for name in children(bpf_dir)? {
         if name.starts_with(TEMPORARY) {
             remove_tree(&bpf_dir.join(name))?;
@@ -259,18 +259,21 @@ pub fn collect(bpf_dir: &Path, locks: &Lock<'_>) -> Outcome<()> {
     Ok(())
 }
 
-fn discard_if_unused(bpf_dir: &Path, layout: &Layout) -> Outcome<()> {
+/// Removes an object's pins unless an attachment has a place among them; false if one has. See [`collect`]; needs the lock `load`.
+pub(crate) fn discard_if_unused(bpf_dir: &Path, layout: &Layout) -> Outcome<bool> {
     let aside = Layout::new(bpf_dir, &format!("{TEMPORARY}{}-old", std::process::id()));
     let moved = |from: &Layout, to: &Layout| fs::rename(from.root(), to.root());
     match moved(layout, &aside) {
         // Another run was faster.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
         renamed => renamed.tried(|| format!("set programs aside: {}", layout.root().display()))?,
     }
     if aside.attachments()?.is_empty() {
-        remove_tree(aside.root())
+        remove_tree(aside.root())?;
+        Ok(true)
     } else {
-        moved(&aside, layout).tried(|| format!("put programs back: {}", layout.root().display()))
+        moved(&aside, layout).tried(|| format!("put programs back: {}", layout.root().display()))?;
+        Ok(false)
     }
 }
 
@@ -311,7 +314,7 @@ mod tests {
             if pod {
                 fs::create_dir(layout.attachment("c@eth0")).unwrap();
             }
-            discard_if_unused(&dir, &layout).unwrap();
+            assert_eq!(discard_if_unused(&dir, &layout).unwrap(), !stays);
             assert_eq!(
                 children(&dir).unwrap(),
                 if stays { vec!["0123456789abcdef".to_owned()] } else { vec![] }

@@ -1,7 +1,9 @@
 //! From environment and standard input to a verb, and from its outcome to an answer and an exit code.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
+use shunt_api::Backend;
 use slog::{Logger, debug, error, info, o};
 
 use super::command::{Command, Variables};
@@ -14,6 +16,7 @@ use super::request::{
 use super::version::Version;
 use crate::error::{Error, Kind};
 use crate::host::Host;
+use crate::tally::{Count, End};
 
 /// The work. Everything that is CNI's has been checked before one of these is called, and is answered afterwards.
 pub trait Verbs {
@@ -38,11 +41,19 @@ struct Trail {
     started: Instant,
     version: Version,
     log: Option<Logger>,
+    state_dir: Option<PathBuf>,
+    ended: Option<(End, Option<Backend>)>,
+}
+
+impl Trail {
+    fn new() -> Self {
+        Self { started: Instant::now(), version: Version::LATEST, log: None, state_dir: None, ended: None }
+    }
 }
 
 /// One run of the plugin: reads `host`, calls one of `verbs`, writes one answer. Returns the exit code, 0 or 1.
 pub fn run(host: &mut Host<'_>, verbs: &dyn Verbs) -> u8 {
-    let mut trail = Trail { started: Instant::now(), version: Version::LATEST, log: None };
+    let mut trail = Trail::new();
     let command = match Command::asked(host) {
         Ok(Some(command)) => command,
         Ok(None) => {
@@ -51,11 +62,19 @@ pub fn run(host: &mut Host<'_>, verbs: &dyn Verbs) -> u8 {
         }
         Err(error) => return refuse(host, &trail, "?", &error),
     };
-    match answer(host, verbs, command, &mut trail) {
+    let code = match answer(host, verbs, command, &mut trail) {
         Ok(Answer::Nothing) => 0,
         Ok(Answer::Document(text)) => reply::write(host, &(text + "\n"), 0),
-        Err(error) => refuse(host, &trail, command.as_str(), &error),
+        Err(error) => {
+            trail.ended = Some((End::Failed(error.kind()), error.backend()));
+            refuse(host, &trail, command.as_str(), &error)
+        }
+    };
+    // Last: whoever waits for the answer has it.
+    if let (Some(state_dir), Some((end, backend))) = (&trail.state_dir, trail.ended) {
+        (host.count)(state_dir, &Count { command, end, backend, took_us: micros(trail.started) });
     }
+    code
 }
 
 fn refuse(host: &mut Host<'_>, trail: &Trail, cmd: &'static str, error: &Error) -> u8 {
@@ -82,6 +101,7 @@ fn answer(
         return Ok(reply::versions(asked.unwrap_or(Version::LATEST)));
     }
     let document = Document::parse(&input?)?;
+    trail.state_dir = document.state_dir();
     if command == Command::Del {
         return del(host, verbs, &document, variables, deadline, trail);
     }
@@ -114,7 +134,8 @@ fn answer(
             let netns = variables.netns.unwrap_or_default();
             let request = AddRequest { attachment, netns, pod: variables.pod, conf, deadline, log };
             let outcome = verbs.add(&request)?;
-            info!(request.log, "{}", outcome.0; "took_us" => micros(trail.started));
+            info!(request.log, "{}", outcome.words; "took_us" => micros(trail.started));
+            trail.ended = Some((outcome.end, outcome.backend));
             Ok(Answer::Document(result))
         }
         Command::Check => {
@@ -154,7 +175,8 @@ fn del(
     let log = of_pod(&log, &variables, trail)?;
     let request = DelRequest { attachment, netns: variables.netns, pod: variables.pod, conf, deadline, log };
     let outcome = verbs.del(&request)?;
-    info!(request.log, "{}", outcome.0; "took_us" => micros(trail.started));
+    info!(request.log, "{}", outcome.words; "took_us" => micros(trail.started));
+    trail.ended = Some((outcome.end, outcome.backend));
     Ok(Answer::Nothing)
 }
 
@@ -172,8 +194,10 @@ fn of_pod(log: &Logger, variables: &Variables, trail: &mut Trail) -> Result<Logg
 }
 
 /// Commands that runtimes repeat all the time are not worth a line each.
-fn quietly(log: &Logger, trail: &Trail, outcome: Result<Outcome, Error>) -> Result<Answer, Error> {
-    debug!(log, "{}", outcome?.0; "took_us" => micros(trail.started));
+fn quietly(log: &Logger, trail: &mut Trail, outcome: Result<Outcome, Error>) -> Result<Answer, Error> {
+    let outcome = outcome?;
+    debug!(log, "{}", outcome.words; "took_us" => micros(trail.started));
+    trail.ended = Some((outcome.end, outcome.backend));
     Ok(Answer::Nothing)
 }
 

@@ -74,6 +74,15 @@ impl Document {
         })
     }
 
+    /// `stateDir`, as far as it can be told whatever else is wrong; none where it is no directory we could use.
+    pub fn state_dir(&self) -> Option<PathBuf> {
+        let written = self.typed::<PathBuf>("stateDir", Kind::Config).ok()?;
+        written.map_or_else(
+            || Some(paths::STATE_DIR.into()),
+            |path| Some(path).filter(|path| is_sane_path(path)),
+        )
+    }
+
     /// A key's value; none when it is absent or null.
     fn typed<'a, T: Deserialize<'a>>(&'a self, key: &str, kind: Kind) -> Result<Option<T>, Error> {
         match self.0.get(key) {

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use shunt_api::Backend;
 use slog::Logger;
 
 use super::args::PodRef;
@@ -11,6 +12,7 @@ use super::netconf::{DelConf, NetConf};
 use crate::attachment::Attachment;
 use crate::error::{Error, Failed as _, Kind};
 use crate::host::Input;
+use crate::tally::End;
 
 /// Most that is read from standard input. A real configuration has a few kilobytes; a pod's annotations have at most
 /// 256 KiB.
@@ -135,14 +137,27 @@ pub struct GcRequest {
     pub log: Logger,
 }
 
-/// What a verb did, in a few words for the log ("skipped: namespace kube-system is excluded").
+/// What a verb did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome(pub String);
+pub struct Outcome {
+    /// In a few words for the log ("not intercepted: namespace kube-system is excluded").
+    pub words: String,
+    /// For the tally.
+    pub end: End,
+    /// Which backend did it, where one did.
+    pub backend: Option<Backend>,
+}
 
 impl Outcome {
-    /// From words.
-    pub fn new(words: impl Into<String>) -> Self {
-        Self(words.into())
+    /// Of no backend.
+    pub fn new(end: End, words: impl Into<String>) -> Self {
+        Self { words: words.into(), end, backend: None }
+    }
+
+    /// The same, of `backend`.
+    #[must_use]
+    pub fn by(self, backend: Option<Backend>) -> Self {
+        Self { backend, ..self }
     }
 }
 

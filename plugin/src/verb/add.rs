@@ -16,6 +16,7 @@ use crate::note::{Notes, What};
 use crate::plan::Plan;
 use crate::policy::{Decision, decide};
 use crate::record::{self, Record, Records};
+use crate::tally::End;
 
 pub(super) fn run(request: &AddRequest) -> Result<Outcome, Error> {
     let settings = &request.conf.settings;
@@ -23,7 +24,7 @@ pub(super) fn run(request: &AddRequest) -> Result<Outcome, Error> {
         Decision::Skip(reason) => {
             Notes::new(&settings.state_dir).left_alone(request, What::skipped(&reason));
             forget(request)?;
-            Ok(Outcome::new(format!("not intercepted: {reason}")))
+            Ok(Outcome::new(End::Skipped(reason.label()), format!("not intercepted: {reason}")))
         }
         Decision::Intercept(plan) => match intercept(request, *plan) {
             Ok(outcome) => {
@@ -34,7 +35,7 @@ pub(super) fn run(request: &AddRequest) -> Result<Outcome, Error> {
                 warn!(request.log, "the pod runs without interception: failurePolicy is open";
                     "kind" => error.kind().as_str(), "details" => error.details());
                 Notes::new(&settings.state_dir).left_alone(request, What::open(&error));
-                Ok(Outcome::new("not intercepted: failurePolicy is open"))
+                Ok(Outcome::new(End::Passed, "not intercepted: failurePolicy is open").by(error.backend()))
             }
             Err(error) => Err(error),
         },
@@ -84,13 +85,32 @@ fn intercept(request: &AddRequest, plan: Plan) -> Result<Outcome, Error> {
 fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) -> Result<Outcome, Error> {
     let places = places(&request.conf.settings);
     let name = request.attachment.pin_name();
-    let records = Records::new(places.state_dir);
-    let before = earlier(request, &records, &name);
+    let before = earlier(request, &Records::new(places.state_dir), &name);
     let deadline = request.deadline.at();
     let wanted = request.conf.settings.backend;
     // Also where its record is lost.
     let has = backend::held(places, &name, before.as_ref().map(|record| &record.receipt))?;
     let choice = choice::for_pod(&Ask { places, deadline, log: &request.log }, wanted, &plan, has)?;
+    let before = Before { record: before, captured: has.is_some() };
+    put(request, plan, netns, locks, &before, &choice).map_err(|error| error.under(choice.backend()))
+}
+
+/// What an attachment has from an earlier ADD.
+struct Before {
+    record: Option<Record>,
+    captured: bool,
+}
+
+/// The part of [`installed`] that the chosen backend does, and its record.
+fn put(
+    request: &AddRequest,
+    plan: Plan,
+    netns: &Netns,
+    locks: &Lock<'_>,
+    before: &Before,
+    choice: &Choice,
+) -> Result<Outcome, Error> {
+    let places = places(&request.conf.settings);
     let job = Job {
         attachment: &request.attachment,
         netns,
@@ -98,11 +118,12 @@ fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) 
         pod_uid: request.pod.uid.as_deref(),
         plan: &plan,
         backend: choice.backend(),
-        before: before.as_ref().map(|record| &record.receipt),
-        deadline,
+        before: before.record.as_ref().map(|record| &record.receipt),
+        deadline: request.deadline.at(),
     };
+    let wanted = request.conf.settings.backend;
     let receipt = backend::install(places, &job).map_err(|error| choice.failed(places, wanted, error))?;
-    if choice == Choice::Ebpf {
+    if *choice == Choice::Ebpf {
         tell_of_missing(request, netns, &plan);
     }
     let record = Record {
@@ -116,16 +137,16 @@ fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) 
         receipt,
         grounds: Some(Grounds::new(&request.conf.settings, &request.conf.annotations, choice.words())),
     };
-    let finished = request
-        .deadline
-        .before("recording the attachment")
-        .and_then(|_| records.write(&record).failed(Kind::Record, || "recording the attachment"));
+    let finished = request.deadline.before("recording the attachment").and_then(|_| {
+        Records::new(places.state_dir).write(&record).failed(Kind::Record, || "recording the attachment")
+    });
     match finished {
-        Ok(()) => Ok(Outcome::new(format!("intercepted: {}", choice.words()))),
+        Ok(()) => Ok(Outcome::new(End::Intercepted, format!("intercepted: {}", choice.words()))
+            .by(Some(choice.backend()))),
         // A pod that was captured before stays captured: its processes run.
-        Err(error) if has.is_some() => Err(error),
+        Err(error) if before.captured => Err(error),
         Err(error) => {
-            let removed = remove(places, locks, &name);
+            let removed = remove(places, locks, &request.attachment.pin_name());
             let reverted = backend::revert(places, netns, &record.receipt);
             Err(removed.and(reverted).err().into_iter().fold(error, Error::with_undo))
         }

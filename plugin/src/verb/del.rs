@@ -5,33 +5,36 @@
 
 use slog::warn;
 
-use super::{known, lock_name, remove};
-use crate::backend::Places;
+use super::{known, lock_name, remove, revert};
+use crate::backend::{self, Places};
 use crate::cni::{DelRequest, Outcome};
 use crate::error::{Error, Failed as _, Kind};
 use crate::lock::Lock;
-use crate::netns::Netns;
-use crate::record::{Record, Records};
+use crate::node::retire;
+use crate::record::Records;
+use crate::tally::End;
 
 pub(super) fn run(request: &DelRequest) -> Outcome {
     let places = Places { state_dir: &request.conf.state_dir, bpf_dir: &request.conf.bpf_dir };
-    match removed(request, places) {
-        Ok(true) => Outcome::new("removed"),
-        Ok(false) => Outcome::new("nothing to remove"),
+    let outcome = match removed(request, places) {
+        Ok(Some(outcome)) => outcome,
+        Ok(None) => Outcome::new(End::Nothing, "nothing to remove"),
         Err(error) => {
             warn!(request.log, "could not remove everything"; "kind" => error.kind().as_str(), "details" => error.details());
-            Outcome::new("removed in part")
+            Outcome::new(End::Partial, "removed in part").by(error.backend())
         }
-    }
+    };
+    retire::after_del(places, &request.conf.log.file, request.deadline.at(), &request.log);
+    outcome
 }
 
-/// True if there was anything.
-fn removed(request: &DelRequest, places: Places<'_>) -> Result<bool, Error> {
+/// `None` if there was nothing.
+fn removed(request: &DelRequest, places: Places<'_>) -> Result<Option<Outcome>, Error> {
     let name = request.attachment.pin_name();
     let locks = Lock::new(places.state_dir, request.deadline.at());
     // A lock's file alone is an ADD that runs, or one that was killed before it did anything.
     if !locks.exists(&lock_name(&name)) && !known(places, &name)? {
-        return Ok(false);
+        return Ok(None);
     }
     let records = Records::new(places.state_dir);
     let held =
@@ -41,6 +44,7 @@ fn removed(request: &DelRequest, places: Places<'_>) -> Result<bool, Error> {
         warn!(request.log, "removing without the attachment's lock"; "details" => error.details());
     }
     let record = records.read(&name).unwrap_or_default();
+    let had = backend::held(places, &name, record.as_ref().map(|record| &record.receipt)).unwrap_or_default();
     let removed = remove(places, &locks, &name);
     if let (Some(record), Some(netns)) = (record, &request.netns)
         && let Err(error) = revert(places, &record, netns)
@@ -50,16 +54,8 @@ fn removed(request: &DelRequest, places: Places<'_>) -> Result<bool, Error> {
     if let (Ok(()), Ok(held)) = (&removed, held) {
         held.discard();
     }
-    removed.map(|()| true)
-}
-
-/// The namespace outlives the attachment when somebody else made it; then it gets its settings back.
-fn revert(places: Places<'_>, record: &Record, path: &std::path::Path) -> Result<(), Error> {
-    let Ok(netns) = Netns::open(path) else {
-        return Ok(());
-    };
-    if netns.identity() != record.netns_identity {
-        return Ok(());
+    match removed {
+        Ok(()) => Ok(Some(Outcome::new(End::Removed, "removed").by(had))),
+        Err(error) => Err(had.into_iter().fold(error, Error::under)),
     }
-    crate::backend::revert(places, &netns, &record.receipt)
 }

@@ -4,25 +4,21 @@ use std::collections::BTreeSet;
 
 use slog::{info, warn};
 
-use super::{lock_name, places, remove};
-use crate::backend::{self, Places};
+use super::{lock_name, names, places, remove};
+use crate::backend::Places;
 use crate::cni::{GcRequest, Outcome};
 use crate::error::{Error, Failed as _, Kind};
 use crate::lock::Lock;
 use crate::record::Records;
+use crate::tally::End;
 
 pub(super) fn run(request: &GcRequest) -> Result<Outcome, Error> {
     let Some(valid) = &request.valid else {
-        return Ok(Outcome::new("no list of valid attachments: nothing removed"));
+        return Ok(Outcome::new(End::Ok, "no list of valid attachments: nothing removed"));
     };
     let places = places(&request.conf.settings);
     let keep: BTreeSet<String> = valid.iter().map(crate::attachment::Attachment::pin_name).collect();
-    let mut names: BTreeSet<String> = Records::new(places.state_dir)
-        .names()
-        .failed(Kind::Io, || "listing the records")?
-        .into_iter()
-        .collect();
-    names.extend(backend::attachments(places)?);
+    let names = names(places)?;
     let mut removed = 0;
     let mut first = Ok(());
     for name in names.difference(&keep) {
@@ -35,7 +31,7 @@ pub(super) fn run(request: &GcRequest) -> Result<Outcome, Error> {
             }
         }
     }
-    first.map(|()| Outcome::new(format!("removed {removed} attachments that are not on the list")))
+    first.map(|()| Outcome::new(End::Ok, format!("removed {removed} attachments that are not on the list")))
 }
 
 /// Removes one attachment unless it belongs to another network, or was made while this ran: the list knows neither.

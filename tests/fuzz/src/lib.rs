@@ -10,6 +10,7 @@ use shunt::cni::{
 };
 use shunt::error::Error;
 use shunt::host::{Host, Input};
+use shunt::tally::End;
 use shunt::plan::Plan;
 use shunt::policy::{Decision, decide};
 use shunt::settings::Settings;
@@ -22,24 +23,24 @@ struct Deciding;
 
 impl Verbs for Deciding {
     fn add(&self, it: &AddRequest) -> Result<Outcome, Error> {
-        decide(&it.pod, &it.conf.annotations, &it.conf.settings).map(|_| Outcome::new("decided"))
+        decide(&it.pod, &it.conf.annotations, &it.conf.settings).map(|_| Outcome::new(End::Ok, "decided"))
     }
 
     fn del(&self, it: &DelRequest) -> Result<Outcome, Error> {
         assert!(it.conf.state_dir.is_absolute() && it.conf.bpf_dir.is_absolute());
-        Ok(Outcome::new("gone"))
+        Ok(Outcome::new(End::Ok, "gone"))
     }
 
     fn check(&self, it: &CheckRequest) -> Result<Outcome, Error> {
-        decide(&it.pod, &it.conf.annotations, &it.conf.settings).map(|_| Outcome::new("decided"))
+        decide(&it.pod, &it.conf.annotations, &it.conf.settings).map(|_| Outcome::new(End::Ok, "decided"))
     }
 
     fn status(&self, _: &StatusRequest) -> Result<Outcome, Error> {
-        Ok(Outcome::new("ready"))
+        Ok(Outcome::new(End::Ok, "ready"))
     }
 
     fn gc(&self, _: &GcRequest) -> Result<Outcome, Error> {
-        Ok(Outcome::new("nothing"))
+        Ok(Outcome::new(End::Ok, "nothing"))
     }
 }
 
@@ -75,6 +76,7 @@ fn answered(command: &str, args: &[u8], stdin: &[u8]) {
         stdout: Box::new(&mut stdout),
         stderr: Box::new(io::sink()),
         logger: Box::new(|_| shunt::log::none()),
+        count: Box::new(|_, _| {}),
     };
     let code = run(&mut host, &Deciding);
     drop(host);

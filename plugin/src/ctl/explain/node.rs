@@ -183,7 +183,7 @@ fn captured(
 
 /// Decides again from what the record has kept, and takes over what was told.
 fn remember(record: &Record, answer: &mut Answer) {
-    let name = record.receipt.name().to_owned();
+    let name = record.receipt.backend().as_str().to_owned();
     answer.backend = Some(Chosen { name: name.clone(), because: String::new() });
     answer.plan = values(&record.plan)
         .into_iter()

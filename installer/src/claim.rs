@@ -1,0 +1,288 @@
+//! One installer at a time. The newest one works; an older one that still runs steps back, and takes over again if it is left alone.
+//!
+//! Whoever begins writes a claim; whoever works holds a lock, which the kernel gives back when a process dies. One that finds the
+//! claim of another lets the lock go. One that finds that the node is being, or was, uninstalled stands down for good: the process
+//! that runs on until its pod is removed must not put everything back.
+
+use std::fs::{File, TryLockError};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
+use crate::files::{Directory, Like, Root};
+use crate::settings::Wanted;
+
+/// Directory of the claim and the lock, in the plugin's state directory.
+const DIRECTORY: &str = "installer";
+const CLAIM: &str = "claim";
+const LOCK: &str = "lock";
+const CLAIM_MAX: usize = 256;
+
+/// For how long a claim that came later is left the lock to take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a process is here for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To install.
+    Install,
+    /// To take everything off.
+    Uninstall,
+}
+
+impl Purpose {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Install => "install",
+            Self::Uninstall => "uninstall",
+        }
+    }
+}
+
+/// Whose turn it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Ours.
+    Ours,
+    /// That of one that came later, or of one that has not let go yet.
+    Another,
+    /// Nobody's who installs: the node was uninstalled by one that came later.
+    Over,
+}
+
+/// This process's claim.
+#[derive(Debug)]
+pub struct Claim {
+    id: String,
+    purpose: Purpose,
+    lock: Option<File>,
+    claimed: bool,
+    over: bool,
+    /// The claim that came later, when it was seen first, and in which directory.
+    later: Option<(String, Instant, (u64, u64))>,
+}
+
+impl Claim {
+    /// A claim that nobody knows of yet.
+    pub fn new(purpose: Purpose) -> Result<Self> {
+        let id =
+            std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("ask the kernel for a name")?;
+        Ok(Self { id: id.trim().to_owned(), purpose, lock: None, claimed: false, over: false, later: None })
+    }
+
+    /// The directory of claim and lock, if it is there.
+    pub fn directory(root: &Root, wanted: &Wanted) -> Result<Option<Directory>> {
+        root.directory(&wanted.state_dir.join(DIRECTORY))
+    }
+
+    /// Looks whose turn it is, and takes it if it is ours to take.
+    pub fn turn(&mut self, root: &Root, wanted: &Wanted, now: Instant) -> Result<Turn> {
+        if self.over {
+            return Ok(Turn::Over);
+        }
+        let directory = match Self::directory(root, wanted)? {
+            Some(directory) => directory,
+            // Removed while another worked in it: that one has taken everything off.
+            None if self.later.is_some() => return Ok(self.stand_down()),
+            None => {
+                root.made_directory(&wanted.state_dir, 0o700)?;
+                root.made_directory(&wanted.state_dir.join(DIRECTORY), 0o700)?
+            }
+        };
+        self.turn_in(&directory, now)
+    }
+
+    fn turn_in(&mut self, directory: &Directory, now: Instant) -> Result<Turn> {
+        if !self.claimed {
+            self.write(directory)?;
+        }
+        let found = match directory.stamp(CLAIM)? {
+            Some(_) => directory.read(CLAIM, CLAIM_MAX).unwrap_or_default(),
+            None => String::new(),
+        };
+        let (id, purpose) = found.trim().split_once(' ').unwrap_or_default();
+        if id == self.id {
+            self.later = None;
+        } else if self.purpose == Purpose::Install && purpose == Purpose::Uninstall.as_str() {
+            return Ok(self.stand_down());
+        } else if let Some(turn) = self.step_back(id, directory.identity()?, now) {
+            return Ok(turn);
+        }
+        if self.lock.is_none() {
+            self.lock = take(directory)?;
+        }
+        if self.lock.is_none() {
+            return Ok(Turn::Another);
+        }
+        if id != self.id {
+            self.write(directory)?;
+        }
+        Ok(Turn::Ours)
+    }
+
+    /// Lets go for a claim that came later, which has [`PATIENCE`] to take the lock; it holds that until it ends.
+    fn step_back(&mut self, id: &str, directory: (u64, u64), now: Instant) -> Option<Turn> {
+        let held = self.lock.take().is_some();
+        match &self.later {
+            // Another one than before: removed and made anew.
+            Some((_, _, known)) if *known != directory && !held => Some(self.stand_down()),
+            Some((known, since, _)) if known == id => {
+                (now.saturating_duration_since(*since) < PATIENCE).then_some(Turn::Another)
+            }
+            // A claim that is nonsense or gone is nobody's.
+            _ if id.is_empty() => None,
+            _ => {
+                self.later = Some((id.to_owned(), now, directory));
+                Some(Turn::Another)
+            }
+        }
+    }
+
+    fn stand_down(&mut self) -> Turn {
+        (self.over, self.lock) = (true, None);
+        Turn::Over
+    }
+
+    fn write(&mut self, directory: &Directory) -> Result<()> {
+        let text = format!("{} {}\n", self.id, self.purpose.as_str());
+        directory.write(CLAIM, &mut text.as_bytes(), Like::root(0o600)).context("claim this node")?;
+        self.claimed = true;
+        Ok(())
+    }
+
+    /// Removes claim and lock, for one that has taken everything else off. What is held stays held, for as long as it is held.
+    pub fn leave_nothing(root: &Root, wanted: &Wanted) -> Result<()> {
+        let Some(state) = root.directory(&wanted.state_dir)? else { return Ok(()) };
+        if let Some(directory) = Self::directory(root, wanted)? {
+            for name in directory.names()? {
+                directory.remove(&name)?;
+            }
+        }
+        state.remove_directory(DIRECTORY)
+    }
+}
+
+/// The lock; `None` while another holds it.
+fn take(directory: &Directory) -> Result<Option<File>> {
+    let what = || format!("lock {}", directory.shown(LOCK));
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let fd: OwnedFd = openat(directory, LOCK, flags, Mode::S_IRUSR | Mode::S_IWUSR).with_context(what)?;
+    let file = File::from(fd);
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error).with_context(what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Place {
+        _host: tempfile::TempDir,
+        root: Root,
+        directory: Directory,
+    }
+
+    fn wanted() -> Wanted {
+        Wanted {
+            text: String::new(),
+            object: serde_json::Map::new(),
+            state_dir: "/run/shunt".into(),
+            bpf_dir: "/sys/fs/bpf/shunt".into(),
+            log_file: "/var/log/shunt/shunt.log".into(),
+        }
+    }
+
+    fn place() -> Place {
+        let host = tempfile::tempdir().expect("directory");
+        let root = Root::open(host.path()).expect("root");
+        let directory = root.made_directory(&wanted().state_dir.join(DIRECTORY), 0o700).expect("made");
+        Place { _host: host, root, directory }
+    }
+
+    #[test]
+    fn the_newest_works_and_the_older_comes_back_when_it_has_ended() {
+        let (place, now) = (place(), Instant::now());
+        let mut old = Claim::new(Purpose::Install).expect("claim");
+        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        let mut new = Claim::new(Purpose::Install).expect("claim");
+        assert_eq!(
+            new.turn(&place.root, &wanted(), now).expect("turn"),
+            Turn::Another,
+            "the old one has not let go"
+        );
+        for _ in 0..3 {
+            assert_eq!(
+                old.turn(&place.root, &wanted(), now).expect("turn"),
+                Turn::Another,
+                "left for the new one to take"
+            );
+        }
+        assert_eq!(new.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        assert_eq!(old.turn(&place.root, &wanted(), now + PATIENCE).expect("turn"), Turn::Another);
+        drop(new);
+        assert_eq!(old.turn(&place.root, &wanted(), now + PATIENCE).expect("turn"), Turn::Ours);
+        assert_eq!(
+            old.turn(&place.root, &wanted(), now).expect("turn"),
+            Turn::Ours,
+            "its claim is written again"
+        );
+    }
+
+    #[test]
+    fn an_uninstall_is_not_undone_by_one_that_came_before_it() {
+        let (place, now) = (place(), Instant::now());
+        let mut run = Claim::new(Purpose::Install).expect("claim");
+        assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        let mut uninstall = Claim::new(Purpose::Uninstall).expect("claim");
+        assert_eq!(uninstall.turn(&place.root, &wanted(), now).expect("turn"), Turn::Another);
+        assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Over);
+        assert_eq!(uninstall.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        drop(uninstall);
+        assert_eq!(run.turn(&place.root, &wanted(), now + PATIENCE).expect("turn"), Turn::Over, "for good");
+        let mut later = Claim::new(Purpose::Install).expect("claim");
+        assert_eq!(
+            later.turn(&place.root, &wanted(), now).expect("turn"),
+            Turn::Ours,
+            "a new one is a new wish"
+        );
+    }
+
+    #[test]
+    fn nor_by_one_that_had_stepped_back() {
+        let (place, now) = (place(), Instant::now());
+        let mut old = Claim::new(Purpose::Install).expect("claim");
+        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        let mut new = Claim::new(Purpose::Install).expect("claim");
+        new.turn(&place.root, &wanted(), now).expect("turn");
+        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Another);
+        assert_eq!(new.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        // An uninstall comes and goes, and takes the directory with it, before the old one looks again.
+        let (root, wanted) = (&place.root, wanted());
+        Claim::leave_nothing(root, &wanted).expect("removed");
+        assert_eq!(old.turn(root, &wanted, now + PATIENCE).expect("turn"), Turn::Over);
+        assert!(Claim::directory(root, &wanted).expect("looked").is_none(), "and it is not made again");
+    }
+
+    #[test]
+    fn the_claim_may_be_gone_or_nonsense() {
+        let (place, now) = (place(), Instant::now());
+        let mut run = Claim::new(Purpose::Install).expect("claim");
+        assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        for text in ["", "x", "uninstall"] {
+            place.directory.write(CLAIM, &mut text.as_bytes(), Like::root(0o600)).expect("written");
+            assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours, "{text:?}");
+        }
+        place.directory.remove(CLAIM).expect("removed");
+        assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        place.directory.write(CLAIM, &mut &b"a b c d\n"[..], Like::root(0o600)).expect("written");
+        assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Another);
+        assert_eq!(run.turn(&place.root, &wanted(), now + PATIENCE).expect("turn"), Turn::Ours);
+    }
+}
