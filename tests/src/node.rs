@@ -214,7 +214,7 @@ impl Node {
         list(&state, &mut kept);
         kept.remove(&state.join("notes"));
         list(&self.bpf_dir, &mut kept);
-        kept.remove(&shunt::tally::file::path(&self.scratch.dir().join("state")));
+        kept.remove(&shunt::tally::file::path(&state));
         kept
     }
 

@@ -30,6 +30,7 @@ use crate::bpf::programs::{discard_half_loaded, discard_if_unused};
 use crate::error::{Error, Failed as _, Kind};
 use crate::fault::{Outcome, Tried as _};
 use crate::lock::Lock;
+use crate::note::Notes;
 use crate::record::discard;
 use crate::tally;
 use crate::verb::names;
@@ -106,8 +107,10 @@ pub(super) fn all(
     }
     let mark = retire::path(state_dir);
     gone(&mark.with_extension("new")).and_then(|()| gone(&mark)).failed(Kind::Io, || "removing the mark")?;
-    // A run that counts may have begun a tally anew.
-    gone(&tally::file::path(state_dir)).failed(Kind::Io, || "removing the tally")?;
+    // A run that counts may have begun a tally anew, and one that fails may have left a note.
+    gone(&tally::file::path(state_dir))
+        .and_then(|()| gone(&Notes::new(state_dir).path()))
+        .failed(Kind::Io, || "removing the tally and the notes")?;
     remove_directory(state_dir, problems).failed(Kind::Io, || "removing the state directory")?;
     Ok(true)
 }
