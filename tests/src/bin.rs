@@ -12,6 +12,11 @@ pub fn shuntctl() -> PathBuf {
     program("SHUNTCTL_BIN", "shuntctl")
 }
 
+/// The installer: `SHUNT_INSTALLER_BIN`, else what `make build` leaves in the workspace.
+pub fn installer() -> PathBuf {
+    program("SHUNT_INSTALLER_BIN", "shunt-installer")
+}
+
 fn program(variable: &str, name: &str) -> PathBuf {
     let path = std::env::var_os(variable).map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release")).join(name),

@@ -26,3 +26,4 @@ pub mod redirect;
 pub mod runtime_call;
 pub mod schema;
 pub mod scratch;
+pub mod trace;

@@ -1,4 +1,4 @@
-//! Runs the plugin under `ptrace` and stops it at a system call of our choice: killed there, or told that it failed.
+//! Runs a program under `ptrace` and stops it at a system call of our choice: killed there, or told that it failed.
 //!
 //! System calls are counted over all threads in the order they are made, so that every single one can be named by a number.
 
@@ -11,18 +11,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
-use crate::bed::{Answer, Call};
-
 /// What is done at the chosen system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Act {
+pub enum Act {
     /// Nothing.
     Watch,
     /// SIGKILL before it is made.
     Kill,
-    /// The same, and what the plugin has started runs on to its own end.
+    /// The same, and what it has started runs on to its own end.
     Orphan,
-    /// SIGKILL, of the program that makes it: the plugin or a tool it runs.
+    /// SIGKILL, of the program that makes it: the traced one or one that it runs.
     KillCaller,
     /// It is not made, and fails with this number.
     Fail(i32),
@@ -30,28 +28,32 @@ pub(crate) enum Act {
 
 /// A system call as it was made.
 #[derive(Debug, Clone)]
-pub(crate) struct Made {
+pub struct Made {
     /// Its number.
-    pub(crate) number: i64,
+    pub number: i64,
     /// Its arguments.
-    pub(crate) arguments: [u64; 6],
+    pub arguments: [u64; 6],
     /// The path, of an `openat` or `openat2`.
-    pub(crate) path: String,
+    pub path: String,
     /// The type of the program, of a `bpf` that loads one.
-    pub(crate) loads: Option<u32>,
-    /// Whether the plugin makes it, and not a tool that it runs.
-    pub(crate) own: bool,
+    pub loads: Option<u32>,
+    /// Whether the program makes it, and not one that it runs.
+    pub own: bool,
 }
 
 /// A run that was watched.
 #[derive(Debug)]
-pub(crate) struct Traced {
+pub struct Traced {
     /// Every counted call, in order.
-    pub(crate) made: Vec<Made>,
-    /// How it ended, and what it printed.
-    pub(crate) answer: Answer,
+    pub made: Vec<Made>,
+    /// Its exit code; none when a signal ended it.
+    pub code: Option<i32>,
+    /// All it printed to standard output.
+    pub stdout: Vec<u8>,
+    /// All it printed to standard error.
+    pub stderr: Vec<u8>,
     /// True if the chosen call was reached.
-    pub(crate) reached: bool,
+    pub reached: bool,
 }
 
 /// `struct ptrace_syscall_info`, as much as is read.
@@ -137,7 +139,7 @@ fn text_at(pid: libc::pid_t, address: u64) -> String {
 }
 
 /// A file that holds `bytes`, at its start.
-fn input(bytes: &[u8]) -> File {
+pub fn input(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().expect("the temporary directory is writable");
     file.write_all(bytes).expect("room for a configuration");
     file.rewind().expect("a file");
@@ -148,13 +150,8 @@ fn input(bytes: &[u8]) -> File {
     clippy::zombie_processes,
     reason = "a traced child is waited for with waitpid, by the loop that traces it"
 )]
-fn spawn(call: &Call) -> (libc::pid_t, OwnedFd, OwnedFd) {
-    let mut command = Command::new(shunt_tests::bin::shunt());
-    command
-        .args(&call.arguments)
-        .env_clear()
-        .envs(call.environment.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::from(input(&call.stdin))).stdout(Stdio::piped()).stderr(Stdio::piped());
+fn spawn(command: &mut Command) -> (libc::pid_t, OwnedFd, OwnedFd) {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     // SAFETY: one system call between fork and exec.
     unsafe {
         command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
@@ -162,21 +159,21 @@ fn spawn(call: &Call) -> (libc::pid_t, OwnedFd, OwnedFd) {
             _ => Err(io::Error::last_os_error()),
         });
     }
-    let mut child = command.spawn().expect("the plugin can be run");
+    let mut child = command.spawn().expect("the program can be run");
     let stdout = child.stdout.take().expect("piped").into();
     let stderr = child.stderr.take().expect("piped").into();
     (child.id().cast_signed(), stdout, stderr)
 }
 
-/// Runs `call`; at the call number `at` of those `counted`, acts.
+/// Runs a program; at the call number `at` of those `counted`, acts.
 ///
 /// The thread that calls this traces, so each run needs no more than its own thread.
-pub(crate) fn run(call: &Call, counted: impl Fn(&Made) -> bool, at: usize, act: Act) -> Traced {
-    let (leader, stdout, stderr) = spawn(call);
+pub fn run(command: &mut Command, counted: impl Fn(&Made) -> bool, at: usize, act: Act) -> Traced {
+    let (leader, stdout, stderr) = spawn(command);
     let mut status = 0;
     // SAFETY: our child, and a place for its status.
     unsafe { libc::waitpid(leader, &raw mut status, libc::__WALL) };
-    assert!(libc::WIFSTOPPED(status), "the plugin stops at its first instruction: {status:#x}");
+    assert!(libc::WIFSTOPPED(status), "the program stops at its first instruction: {status:#x}");
     let options = libc::PTRACE_O_TRACESYSGOOD
         | libc::PTRACE_O_TRACECLONE
         | libc::PTRACE_O_TRACEFORK
@@ -194,7 +191,7 @@ pub(crate) fn run(call: &Call, counted: impl Fn(&Made) -> bool, at: usize, act: 
         if let (true, Some(ended)) = (pid < 0, ended) {
             break ended;
         }
-        assert!(pid > 0, "the plugin is gone without a word");
+        assert!(pid > 0, "the program is gone without a word");
         if libc::WIFSTOPPED(status) {
             watch.stopped(pid, status, &counted);
         } else if pid != leader {
@@ -224,8 +221,7 @@ pub(crate) fn run(call: &Call, counted: impl Fn(&Made) -> bool, at: usize, act: 
         }
     }
     let code = if libc::WIFEXITED(status) { Some(libc::WEXITSTATUS(status)) } else { None };
-    let answer = Answer { code, stdout: all(stdout), stderr: all(stderr) };
-    Traced { made: watch.made, answer, reached: watch.reached }
+    Traced { made: watch.made, code, stdout: all(stdout), stderr: all(stderr), reached: watch.reached }
 }
 
 fn all(pipe: OwnedFd) -> Vec<u8> {
@@ -241,9 +237,9 @@ struct Watch {
     made: Vec<Made>,
     /// Threads whose call is being skipped, and what it answers.
     failing: BTreeMap<libc::pid_t, i32>,
-    /// Threads and children of the plugin whose end has not been seen.
+    /// Threads and children of the program whose end has not been seen.
     others: BTreeSet<libc::pid_t>,
-    /// Whether a thread is the plugin's own.
+    /// Whether a thread is the program's own.
     own: BTreeMap<libc::pid_t, bool>,
     reached: bool,
 }
@@ -255,7 +251,7 @@ impl Watch {
         }
         let signal = libc::WSTOPSIG(status);
         if signal != SYSCALL_STOP {
-            // A new thread begins with SIGSTOP; an event is reported as SIGTRAP. Neither is the plugin's.
+            // A new thread begins with SIGSTOP; an event is reported as SIGTRAP. Neither is the program's.
             let own = matches!(signal, libc::SIGTRAP | libc::SIGSTOP);
             resume(pid, if own { 0 } else { signal });
             return;
@@ -317,7 +313,7 @@ impl Watch {
 /// All others are left out where the plugin is killed: nothing outside can tell whether they were made, so being killed before one of
 /// them is the same as being killed before the next one that counts. Locks (`flock`) go with the process; `setns` and `clone` are
 /// about its threads; what `bpf` creates and does not pin or attach goes with its descriptor.
-pub(crate) fn changes(made: &Made) -> bool {
+pub fn changes(made: &Made) -> bool {
     const MAP_UPDATE: u64 = 2;
     const MAP_DELETE: u64 = 3;
     const OBJ_PIN: u64 = 6;
