@@ -44,7 +44,8 @@ fn theirs(host: &Host) -> crate::runtime::List {
 
 fn names(path: &Path) -> Vec<String> {
     let entries = fs::read_dir(path).expect("it can be listed").filter_map(Result::ok);
-    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort_unstable();
     names
 }

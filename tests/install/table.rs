@@ -87,7 +87,9 @@ fn through_everything(host: &Host, neighbour: &Neighbour, mode: &str) {
 }
 
 /// Whoever runs leaves its name.
-fn less_claim<T>(mut files: std::collections::BTreeMap<std::path::PathBuf, T>) -> std::collections::BTreeMap<std::path::PathBuf, T> {
+fn less_claim<T>(
+    mut files: std::collections::BTreeMap<std::path::PathBuf, T>,
+) -> std::collections::BTreeMap<std::path::PathBuf, T> {
     files.retain(|path, _| !path.starts_with("run/shunt"));
     files
 }
