@@ -6,3 +6,4 @@ pub mod pod;
 pub mod programs;
 pub mod rules;
 mod sys;
+pub mod trace;

@@ -1,6 +1,10 @@
 //! `shuntctl`, the node tool for people: what it says and its exit code. The binary only hands over arguments and prints.
 
 mod backend;
+mod clock;
+mod pods;
+mod stream;
+mod trace;
 
 use std::ffi::OsString;
 
@@ -9,13 +13,29 @@ shuntctl: looks into Shunt on this node
 
 Usage: shuntctl [--help | --version]
        shuntctl backend [--probe] [--output text|json] [--state-dir DIR] [--bpf-dir DIR]
+       shuntctl trace [POD] [--verdict V] [--reason R] [--to CIDR[:PORT]] [--uid N] [--count N] [--for LENGTH]
+                      [--output text|json] [--state-dir DIR] [--bpf-dir DIR]
 
 Commands:
   backend   what `backend: auto` takes on this node, and why: how each step of the probe went
+  trace     each decision about a connection of a pod, or of all pods, as it is made, until it is ended
+
+POD is namespace/name, a name, or the beginning of a container's id.
+
+Options of `trace`; lists have commas between:
+  --verdict LIST    passed, captured, refused
+  --reason LIST     names of reasons
+  --to LIST         destinations: 10.0.0.0/8, 10.0.0.1:80, [fd00::/8]:80, :80
+  --uid LIST        of who connects
+  --count N         ends after so many
+  --for LENGTH      ends after so long: 30s, 500ms, 2m
+  --output FORMAT   text (default), or json: an object a line
 
 Options of `backend`:
   --probe           probe now, as root, whatever is known from before; the answer is kept
   --output FORMAT   text (default) or json
+
+Options of all:
   --state-dir DIR   the configuration's `stateDir`, default /run/shunt
   --bpf-dir DIR     the configuration's `bpfDir`, default /sys/fs/bpf/shunt
 
@@ -60,6 +80,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Said {
         Some("backend") => match backend::Asked::parse(words) {
             Ok(None) => Said::new(TOLD, HELP),
             Ok(Some(asked)) => backend::run(&asked),
+            Err(why) => Said::usage(&why),
+        },
+        Some("trace") => match trace::Asked::parse(words) {
+            Ok(None) => Said::new(TOLD, HELP),
+            Ok(Some(asked)) => trace::run(&asked),
             Err(why) => Said::usage(&why),
         },
         _ => Said::usage(&format!("{:?} is not a command", first.to_string_lossy())),

@@ -20,4 +20,5 @@ mod rules;
 mod scale;
 mod source;
 mod topology;
+mod trace;
 mod udp;

@@ -25,3 +25,4 @@ pub mod process;
 pub mod redirect;
 pub mod runtime_call;
 pub mod scratch;
+pub mod watching;

@@ -201,7 +201,7 @@ impl Node {
     /// Everything the plugin keeps on this node, as paths: state files and pins.
     pub fn kept(&self) -> BTreeSet<PathBuf> {
         let mut kept = BTreeSet::new();
-        list(&self.scratch.dir().join("state"), &mut kept);
+        list(&self.state_dir(), &mut kept);
         list(&self.bpf_dir, &mut kept);
         kept
     }
@@ -209,6 +209,11 @@ impl Node {
     /// Where the plugin pins.
     pub fn bpf_dir(&self) -> &Path {
         &self.bpf_dir
+    }
+
+    /// Where it keeps its state.
+    pub fn state_dir(&self) -> PathBuf {
+        self.scratch.dir().join("state")
     }
 
     /// A directory of the node for files of a test.
@@ -293,7 +298,8 @@ pub struct Pod {
     /// Its interfaces.
     pub shape: Shape,
     container: String,
-    name: String,
+    /// Its name, in the namespace `default`.
+    pub name: String,
     uid: String,
     /// Directory of its cgroup.
     pub cgroup: PathBuf,

@@ -19,8 +19,13 @@ pub const DATAGRAMS: &str = "DATAGRAMS";
 pub const ROTATION: &str = "ROTATION";
 /// Map: netns cookie → there once the pod's proxy has bound its outbound port, or tried to.
 pub const SEEN: &str = "SEEN";
+/// Map: one [`crate::trace::Trace`], whether and to whom decisions are told.
+pub const TRACE: &str = "TRACE";
+/// Map: place of a listener → its ring buffer of [`crate::trace::Event`].
+pub const RINGS: &str = "RINGS";
 /// Every map that is pinned.
-pub const MAPS: [&str; 9] = [PODS, RULES, COUNTERS, LISTENERS, PAIRS, SOCKETS, DATAGRAMS, ROTATION, SEEN];
+pub const MAPS: [&str; 11] =
+    [PODS, RULES, COUNTERS, LISTENERS, PAIRS, SOCKETS, DATAGRAMS, ROTATION, SEEN, TRACE, RINGS];
 
 /// Programs attached once per node to the cgroup all pods live under.
 pub const SHARED_PROGRAMS: [&str; 11] = [

@@ -27,7 +27,7 @@ pub fn load_lookup(layout: &Layout, cookie: u64) -> Outcome<OwnedFd> {
         .map(aya_obj::Program::function_key)
         .ok_or_else(|| Fault::new("find the sk_lookup program in the kernel object", "it is missing"))?;
     let mut maps = Vec::new();
-    for name in [names::PODS, names::RULES, names::COUNTERS, names::LISTENERS, names::PAIRS] {
+    for name in [names::PODS, names::RULES, names::COUNTERS, names::LISTENERS, names::PAIRS, names::TRACE, names::RINGS] {
         let path = layout.map(name);
         maps.push((name, sys::open(&path).tried(|| format!("open pinned map {}", path.display()))?));
     }

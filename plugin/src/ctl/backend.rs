@@ -64,7 +64,7 @@ impl Asked {
     }
 }
 
-fn directory(option: &str, value: OsString) -> Result<PathBuf, String> {
+pub(super) fn directory(option: &str, value: OsString) -> Result<PathBuf, String> {
     let path = PathBuf::from(value);
     if is_sane_path(&path) {
         Ok(path)
