@@ -5,11 +5,11 @@ use core::arch::asm;
 use aya_ebpf::bindings::{bpf_sk_lookup, sk_action};
 use aya_ebpf::programs::SkLookupContext;
 use shunt_abi::decide::{self, Inbound, Verdict};
-use shunt_abi::trace::{Event, call};
+use shunt_abi::trace::{Event, Note, call, verdict::REFUSED};
 use shunt_abi::{Address, LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, Reason, names, virtual_port};
 
 use crate::context::{read, read6};
-use crate::maps::{self, LISTENERS, PAIRS, PodRules};
+use crate::maps::{self, LISTENERS, NOTES, PAIRS, PodRules, TELLERS};
 use crate::trace::{self, Told};
 
 const IPPROTO_TCP: u32 = 6;
@@ -37,8 +37,7 @@ pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
     };
     let (source, destination) = addresses(lookup);
     let port = read!(bpf_sk_lookup, lookup, local_port);
-    let pair = paired(cookie, source, port, lookup);
-    let (slot, told) = if let Some(pair) = pair {
+    let (slot, told) = if let Some(pair) = paired(cookie, source, port, lookup) {
         (pair.slot, None)
     } else {
         let connection = Inbound { source, destination, port: port as u16 };
@@ -58,7 +57,7 @@ pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
     if trace::on() {
         let told = if taken { told } else { Some(Told::refused(Reason::NoListener)) };
         if let Some(told) = told {
-            tell(lookup, cookie, told, source, (destination, port as u16), pair);
+            hand_over(ctx, cookie, told);
         }
     }
     if taken { sk_action::SK_PASS } else { sk_action::SK_DROP }
@@ -67,17 +66,31 @@ pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
 /// No slot: the connection is left to the kernel.
 const NONE: u32 = u32::MAX;
 
+/// Leaves it to [`tell`] to tell of a decision and to return it. Comes back if there is no such program.
+#[inline(always)]
+fn hand_over(ctx: &SkLookupContext, pod: u64, told: Told) {
+    let Some(note) = NOTES.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: this CPU's own copy; connections arrive where nothing comes in between.
+    unsafe { *note = Note { pod, reason: told.reason.code(), verdict: u32::from(told.verdict) } };
+    // SAFETY: nothing is held that would have to be given back.
+    unsafe { TELLERS.tail_call(ctx, 0) };
+}
+
 /// Tells of a connection. One that comes by a virtual port was told of when the app connected, and is again if nobody takes it.
 #[inline(always)]
-fn tell(
-    lookup: *const bpf_sk_lookup,
-    pod: u64,
-    told: Told,
-    source: Address,
-    arrived: (Address, u16),
-    pair: Option<&Pair>,
-) {
-    let (call, (destination, port), (sent_to, sent_port)) = match pair {
+pub(crate) fn tell(ctx: &SkLookupContext) -> u32 {
+    let lookup = ctx.lookup;
+    let Some(note) = NOTES.get_ptr_mut(0) else {
+        return sk_action::SK_DROP;
+    };
+    // SAFETY: as above.
+    let Note { pod, reason, verdict } = unsafe { *note };
+    let (source, destination) = addresses(lookup);
+    let port = read!(bpf_sk_lookup, lookup, local_port);
+    let arrived = (destination, port as u16);
+    let (call, (destination, port), (sent_to, sent_port)) = match paired(pod, source, port, lookup) {
         Some(pair) => (call::HAND_OVER, (pair.destination, pair.port as u16), arrived),
         None => (call::ARRIVE, arrived, (Address::UNSPECIFIED, 0)),
     };
@@ -90,15 +103,16 @@ fn tell(
         command: [0; 16],
         pid: 0,
         uid: 0,
-        reason: told.reason.code(),
+        reason,
         source_port: u16::from_be(read!(bpf_sk_lookup, lookup, remote_port) as u16),
         port,
         sent_port,
-        verdict: told.verdict,
+        verdict: verdict as u16,
         call,
         family: read!(bpf_sk_lookup, lookup, family) as u16,
     };
     trace::tell(&mut event);
+    if verdict == u32::from(REFUSED) { sk_action::SK_DROP } else { sk_action::SK_PASS }
 }
 
 /// What is known of a connection that comes by a virtual port.

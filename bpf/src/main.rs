@@ -136,6 +136,12 @@ mod entry {
         socket_lookup::select(&ctx)
     }
 
+    /// What listeners are told of those.
+    #[sk_lookup_program]
+    pub(crate) fn tell(ctx: SkLookupContext) -> u32 {
+        socket_lookup::tell(&ctx)
+    }
+
     /// The kernel lends GPL-only helpers to this licence.
     #[unsafe(link_section = "license")]
     #[unsafe(no_mangle)]

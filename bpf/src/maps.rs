@@ -1,16 +1,18 @@
 //! Maps, and the few ways the programs use them.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{
-    Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage,
-    SockHash, lpm_trie::Key,
+    Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
+    SkStorage, SockHash, lpm_trie::Key,
 };
 use aya_ebpf::macros::btf_map;
 use shunt_abi::{
     Counters, DatagramState, ListenerKey, Pair, PairKey, PodConfig, PodKey, Reason, Rule, RuleKey,
-    SocketState, TrieKey, decide::Rules, flag,
-    trace::{self, Event, Trace},
+    SocketState, TrieKey,
+    decide::Rules,
+    flag,
+    trace::{self, Event, Note, Trace},
 };
 
 /// Pods of one node.
@@ -43,6 +45,10 @@ pub(crate) static TRACE: Array<Trace, 1, { BPF_F_MMAPABLE as usize }> = Array::n
 #[btf_map]
 pub(crate) static RINGS: ArrayOfMaps<RingBuf<Event, 4096>, { trace::LISTENERS as usize }> =
     ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static NOTES: PerCpuArray<Note, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static TELLERS: ProgramArray<1> = ProgramArray::new();
 
 /// The configuration of a pod; `None` for a namespace that is not ours.
 #[inline(always)]

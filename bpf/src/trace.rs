@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::bindings::{BPF_RB_NO_WAKEUP, bpf_sock};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::programs::SockAddrContext;
 use shunt_abi::decide::Verdict;
@@ -88,7 +88,8 @@ pub(crate) fn asked(
     tell(&mut event);
 }
 
-/// Tells everybody who listens. A function of its own, so that it is there once, and out of the way.
+/// Tells everybody who listens. Wakes nobody: that would cost more than all else, and listeners look often enough. A function of its
+/// own, so that it is there once, and out of the way.
 #[inline(never)]
 pub(crate) fn tell(event: &mut Event) {
     let Some(trace) = TRACE.get_ptr_mut(0) else {
@@ -118,7 +119,7 @@ pub(crate) fn tell(event: &mut Event) {
         if until >= event.time
             && (pod == 0 || pod == event.pod)
             && let Some(ring) = RINGS.get(place)
-            && ring.output(&*event, 0).is_err()
+            && ring.output(&*event, u64::from(BPF_RB_NO_WAKEUP)).is_err()
         {
             // SAFETY: as above. In assembly: the form of the instruction that every kernel has.
             unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) lost, in(reg) 1_u64, options(nostack)) };

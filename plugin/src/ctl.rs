@@ -2,8 +2,11 @@
 
 mod backend;
 mod clock;
+mod flows;
 mod pods;
 mod stream;
+mod table;
+mod top;
 mod trace;
 
 use std::ffi::OsString;
@@ -15,10 +18,14 @@ Usage: shuntctl [--help | --version]
        shuntctl backend [--probe] [--output text|json] [--state-dir DIR] [--bpf-dir DIR]
        shuntctl trace [POD] [--verdict V] [--reason R] [--to CIDR[:PORT]] [--uid N] [--count N] [--for LENGTH]
                       [--output text|json] [--state-dir DIR] [--bpf-dir DIR]
+       shuntctl flows [POD] [--by WHAT] [--sort KEY] [--output text|json] [--state-dir DIR] [--bpf-dir DIR]
+       shuntctl top [POD] [--by WHAT] [--sort KEY] [--interval LENGTH] [--count N] [--state-dir DIR] [--bpf-dir DIR]
 
 Commands:
   backend   what `backend: auto` takes on this node, and why: how each step of the probe went
   trace     each decision about a connection of a pod, or of all pods, as it is made, until it is ended
+  flows     captured connections by the destination they asked for: bytes, round trips, retransmits, state, age
+  top       the same every second; keys: q ends, b r t a d sort
 
 POD is namespace/name, a name, or the beginning of a container's id.
 
@@ -30,6 +37,13 @@ Options of `trace`; lists have commas between:
   --count N         ends after so many
   --for LENGTH      ends after so long: 30s, 500ms, 2m
   --output FORMAT   text (default), or json: an object a line
+
+Options of `flows` and `top`:
+  --by WHAT         destination (default) or connection: what a row is
+  --sort KEY        bytes (default), rtt, retrans, age, dest
+  --output FORMAT   `flows`: text (default), or json: an array
+  --interval LENGTH `top`: how long between two looks, default 1s
+  --count N         `top`: ends after so many
 
 Options of `backend`:
   --probe           probe now, as root, whatever is known from before; the answer is kept
@@ -85,6 +99,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Said {
         Some("trace") => match trace::Asked::parse(words) {
             Ok(None) => Said::new(TOLD, HELP),
             Ok(Some(asked)) => trace::run(&asked),
+            Err(why) => Said::usage(&why),
+        },
+        Some(command @ ("flows" | "top")) => match flows::Asked::parse(command, words) {
+            Ok(None) => Said::new(TOLD, HELP),
+            Ok(Some(asked)) if command == "top" => top::run(&asked),
+            Ok(Some(asked)) => flows::run(&asked),
             Err(why) => Said::usage(&why),
         },
         _ => Said::usage(&format!("{:?} is not a command", first.to_string_lossy())),

@@ -8,6 +8,7 @@ mod before_proxy;
 mod dns;
 mod dns_ways;
 mod family;
+mod flows;
 mod forms;
 mod harness;
 mod identity;

@@ -114,7 +114,10 @@ fn every_kind_of_decision_is_told_once_with_its_fields() {
     }
     let sent = |index: usize| events[index]["sentTo"].as_str().map(address);
     for index in [0, 1, 3] {
-        assert!(sent(index).is_some_and(|at| at.ip().to_string() == "10.77.0.2" && at.port() >= 61000), "{index}");
+        assert!(
+            sent(index).is_some_and(|at| at.ip().to_string() == "10.77.0.2" && at.port() >= 61000),
+            "{index}"
+        );
     }
     assert_eq!(sent(0), sent(1), "the refusal is of that connection");
     assert_eq!(sent(15), Some(address(&format!("127.0.0.1:{DNS_PORT}"))));
@@ -148,8 +151,7 @@ fn a_pods_unusual_connections() {
         "connect mapped 127.0.0.1:1 passed loopback 1000",
         "inbound ipv4 127.0.0.1:1 passed local -",
     ];
-    let inbound: Vec<String> = summaries(&events);
-    assert_eq!(inbound, wanted.map(|line| line.replace("inbound ipv4", &inbound[5][..12])));
+    assert_eq!(summaries(&events), wanted);
 }
 
 #[test]
@@ -257,7 +259,9 @@ fn what_is_asked_for_is_shown_and_nothing_else() {
             .iter()
             .map(|line| serde_json::from_str::<Value>(line).unwrap())
             .map(|event| {
-                ["destination", "verdict", "reason"].map(|key| event[key].as_str().unwrap().to_owned()).join(" ")
+                ["destination", "verdict", "reason"]
+                    .map(|key| event[key].as_str().unwrap().to_owned())
+                    .join(" ")
             })
             .collect();
         assert_eq!(shown, wanted, "{asked:?}");
@@ -272,10 +276,7 @@ fn what_is_lost_is_counted() {
     // More than the ring holds, and all within the lease: a socket that is sent over needs no answer.
     let total = 12_000;
     let began = Instant::now();
-    let sum = process::dial_many(
-        &mesh.pod.app(),
-        &Dial::to(["127.0.0.1:1"]).many(Many::Churn(total, 4)),
-    );
+    let sum = process::dial_many(&mesh.pod.app(), &Dial::to(["127.0.0.1:1"]).many(Many::Churn(total, 4)));
     assert_eq!(sum.failed.values().sum::<usize>(), total, "nobody listens there: {sum:?}");
     let took = began.elapsed();
     trace.signal(Signal::SIGCONT);
@@ -349,7 +350,10 @@ fn pods_that_cannot_be_traced_are_named() {
     assert!(said.remarks.concat().contains("captured by iptables rules"), "{said:?}");
     let nobody = Watching::start(&mesh.node, &["trace", "nobody"]).ended();
     assert_eq!(nobody.status.code(), Some(1));
-    assert!(nobody.remarks.concat().contains(&format!("captured are default/{}", mesh.pod.name)), "{nobody:?}");
+    assert!(
+        nobody.remarks.concat().contains(&format!("captured are default/{}", mesh.pod.name)),
+        "{nobody:?}"
+    );
 
     // As a record of an older version says it.
     let records = mesh.node.state_dir().join("attachments");

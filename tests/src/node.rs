@@ -37,6 +37,7 @@ pub struct Node {
     /// Name of the CNI spec version in every call.
     pub version: RefCell<String>,
     entry: RefCell<Value>,
+    plugin: RefCell<Option<PathBuf>>,
     next: Cell<u32>,
     cgroup: Cgroup,
     bpf_dir: PathBuf,
@@ -73,6 +74,7 @@ impl Node {
         Self {
             version: RefCell::new("1.0.0".to_owned()),
             entry: RefCell::new(entry),
+            plugin: RefCell::new(None),
             next: Cell::new(0),
             cgroup,
             bpf_dir,
@@ -92,6 +94,11 @@ impl Node {
                 redirect.insert(key.to_owned(), value);
             }
         });
+    }
+
+    /// Pods are served by another plugin from here on; `None`: the one that was built.
+    pub fn served_by(&self, plugin: Option<PathBuf>) {
+        self.plugin.replace(plugin);
     }
 
     /// A world for pods to be in.
@@ -159,6 +166,7 @@ impl Node {
     /// A verb for one attachment of a pod.
     pub fn call(&self, verb: &str, pod: &Pod, interface: &str) -> Answer {
         let mut call = Call::new(verb, &self.config(pod, true));
+        call.plugin.clone_from(&self.plugin.borrow());
         call.environment.extend(pod.environment(interface).map(|(name, value)| (name.to_owned(), value)));
         let answer = call.run();
         if answer.code != 0 {

@@ -35,6 +35,20 @@ pub struct Listener {
 
 crate::layout!(Listener, size 24, align 8, fields u64, u64, u64);
 
+/// What a pod's own program leaves for the one of all pods that tells of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Whose.
+    pub pod: PodKey,
+    /// [`Reason::code`](crate::Reason::code).
+    pub reason: u32,
+    /// [`verdict`].
+    pub verdict: u32,
+}
+
+crate::layout!(Note, size 16, align 8, fields u64, u32, u32);
+
 /// A decision.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -266,7 +266,8 @@ impl<T: aya::Pod> Shared<T> {
 
     /// A word of the value: the one that is `offset` bytes into it.
     pub(super) fn word(&self, offset: usize) -> Option<&AtomicU64> {
-        if !offset.is_multiple_of(align_of::<AtomicU64>()) || offset + size_of::<AtomicU64>() > size_of::<T>() {
+        if !offset.is_multiple_of(align_of::<AtomicU64>()) || offset + size_of::<AtomicU64>() > size_of::<T>()
+        {
             return None;
         }
         // SAFETY: inside the mapping, which is as long as a `T` and lives as long as `self`; aligned, since a page is; everybody

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use shunt_abi::{Address, PodKey, names};
 
 use super::pins::Layout;
 use super::sys::{self, Shared};
+use crate::bytes::taken;
 use crate::fault::{Fault, Outcome, Tried as _};
 use crate::lock::{Held, Lock};
 
@@ -24,6 +25,8 @@ use crate::lock::{Held, Lock};
 const LEASE: Duration = Duration::from_millis(2000);
 /// How often it says so.
 pub const RENEWAL: Duration = Duration::from_millis(400);
+/// How often it looks for events: the programs wake nobody.
+pub const LOOK: Duration = Duration::from_millis(40);
 /// Bytes of a listener's ring buffer: some 9,000 events.
 const RING: u32 = 1 << 20;
 /// `BPF_MAP_TYPE_RINGBUF`
@@ -101,13 +104,6 @@ impl Listening {
 impl std::fmt::Debug for Listening {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Listening").field("place", &self.place).finish_non_exhaustive()
-    }
-}
-
-/// Readable when there are events.
-impl AsFd for Listening {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.ring.as_fd()
     }
 }
 
@@ -231,11 +227,4 @@ fn decoded(bytes: &[u8]) -> Option<Event> {
         family: u16::from_ne_bytes(taken(&mut bytes)?),
     };
     bytes.is_empty().then_some(event)
-}
-
-/// The next bytes.
-fn taken<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (first, rest) = bytes.split_first_chunk::<N>()?;
-    *bytes = rest;
-    Some(*first)
 }

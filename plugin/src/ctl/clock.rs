@@ -86,9 +86,13 @@ mod tests {
 
     #[test]
     fn lengths() {
-        for (text, milliseconds) in
-            [("2", Some(2000)), ("500ms", Some(500)), ("1.5m", Some(90_000)), ("2h", Some(7_200_000)), ("3s", Some(3000))]
-        {
+        for (text, milliseconds) in [
+            ("2", Some(2000)),
+            ("500ms", Some(500)),
+            ("1.5m", Some(90_000)),
+            ("2h", Some(7_200_000)),
+            ("3s", Some(3000)),
+        ] {
             assert_eq!(length(text).map(|length| length.as_millis()), milliseconds, "{text}");
         }
         for text in ["", "s", "-1", "1d", "1 s", "nan", "1e3", "99999999999999999999999h"] {

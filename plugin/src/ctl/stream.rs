@@ -3,7 +3,7 @@
 //! Nothing here waits for a reader: what it has not taken is kept, and a signal ends even what nobody reads.
 
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -21,7 +21,7 @@ const LIMIT: usize = 64 * 1024;
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Woken {
-    /// The time, something to read, or room to write.
+    /// The time, or room to write.
     Go,
     /// A signal, or nobody reads any more.
     Ended,
@@ -57,28 +57,40 @@ impl Stream {
         self.pending.len() >= LIMIT
     }
 
-    /// Writes what the reader takes, and waits until there is something to read in `source`, at most until `deadline`.
-    pub(super) fn wait(&mut self, source: Option<BorrowedFd<'_>>, deadline: Instant) -> Outcome<Woken> {
+    /// Writes what the reader takes, and waits until `deadline` if there is nothing to write.
+    pub(super) fn wait(&mut self, deadline: Instant) -> Outcome<Woken> {
+        self.wait_or(false, deadline)
+    }
+
+    /// The same, until a key is pressed if there are `keys`.
+    pub(super) fn wait_or(&mut self, keys: bool, deadline: Instant) -> Outcome<Woken> {
         let stdout = io::stdout();
         let room = if self.pending.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
         let left = deadline.saturating_duration_since(Instant::now());
         // Rounded up: a wait that ends a moment early would be waited again, and again.
         let timeout = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
-        let mut watched = vec![
+        let stdin = io::stdin();
+        let pressed = if keys { PollFlags::POLLIN } else { PollFlags::empty() };
+        let mut watched = [
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(stdout.as_fd(), room),
+            PollFd::new(stdin.as_fd(), pressed),
         ];
-        if let Some(source) = source.filter(|_| !self.is_full()) {
-            watched.push(PollFd::new(source, PollFlags::POLLIN));
-        }
-        match poll(&mut watched, timeout) {
+        // Standard input that is closed would be ready for ever.
+        let watched = watched.get_mut(..if keys { 3 } else { 2 }).unwrap_or_default();
+        match poll(watched, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).tried(|| "wait for something to happen"),
         }
-        let events = |index: usize| watched.get(index).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
-        if events(0).contains(PollFlags::POLLIN)
-            || events(1).intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL)
-        {
+        let events =
+            |index: usize| watched.get(index).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+        if events(0).contains(PollFlags::POLLIN) {
+            // Taken, so that what is left can be written.
+            let _which = self.signals.read_signal();
+            return Ok(Woken::Ended);
+        }
+        if events(1).intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) {
+            self.pending.clear();
             return Ok(Woken::Ended);
         }
         if events(1).contains(PollFlags::POLLOUT) {
@@ -106,10 +118,11 @@ impl Stream {
         }
     }
 
-    /// Writes all that is left, as long as nobody ends it.
-    pub(super) fn finish(mut self) -> Outcome<()> {
-        while !self.pending.is_empty() {
-            if self.wait(None, Instant::now() + Duration::from_secs(1))? == Woken::Ended {
+    /// Writes all that is left, as long as nobody ends it; what was ended already is not waited for long.
+    pub(super) fn finish(mut self, ended: bool) -> Outcome<()> {
+        let end = Instant::now() + Duration::from_millis(200);
+        while !self.pending.is_empty() && !(ended && Instant::now() >= end) {
+            if self.wait(Instant::now() + Duration::from_millis(50))? == Woken::Ended {
                 break;
             }
         }

@@ -21,7 +21,7 @@ use super::stream::{Stream, Woken, remark};
 use super::{FAILED, Said, TOLD};
 use crate::bpf::object::HASH;
 use crate::bpf::pins::Layout;
-use crate::bpf::trace::{Listening, RENEWAL};
+use crate::bpf::trace::{LOOK, Listening, RENEWAL};
 use crate::fault::Outcome;
 
 /// What was asked.
@@ -132,7 +132,8 @@ impl To {
     }
 
     fn covers(&self, ip: IpAddr, port: u16) -> bool {
-        self.network.is_none_or(|network| network.contains(ip)) && self.port.is_none_or(|wanted| wanted == port)
+        self.network.is_none_or(|network| network.contains(ip))
+            && self.port.is_none_or(|wanted| wanted == port)
     }
 }
 
@@ -142,10 +143,8 @@ impl Filter {
         let reason = |reason: &Reason| reason.code() == event.reason;
         (self.verdicts.is_empty() || self.verdicts.contains(&event.verdict))
             && (self.reasons.is_empty() || self.reasons.iter().any(reason))
-            && (self.to.is_empty()
-                || self.to.iter().any(|to| to.covers(event.destination.ip(), event.port)))
-            && (self.uids.is_empty()
-                || decision.caller.is_some_and(|caller| self.uids.contains(&caller.uid)))
+            && (self.to.is_empty() || self.to.iter().any(|to| to.covers(event.destination.ip(), event.port)))
+            && (self.uids.is_empty() || decision.caller.is_some_and(|caller| self.uids.contains(&caller.uid)))
     }
 }
 
@@ -254,7 +253,10 @@ impl Decision<'_> {
     }
 
     fn reason(&self) -> &'static str {
-        Reason::ALL.iter().find(|reason| reason.code() == self.event.reason).map_or("?", |reason| reason.label())
+        Reason::ALL
+            .iter()
+            .find(|reason| reason.code() == self.event.reason)
+            .map_or("?", |reason| reason.label())
     }
 
     fn source(&self) -> Option<SocketAddr> {
@@ -329,7 +331,18 @@ fn row(columns: [&str; 10]) -> String {
 }
 
 fn header() -> String {
-    row(["TIME (UTC)", "POD", "CALL", "PROCESS", "UID", "FAMILY", "SOURCE", "DESTINATION", "VERDICT", "REASON"])
+    row([
+        "TIME (UTC)",
+        "POD",
+        "CALL",
+        "PROCESS",
+        "UID",
+        "FAMILY",
+        "SOURCE",
+        "DESTINATION",
+        "VERDICT",
+        "REASON",
+    ])
 }
 
 /// Listens, and prints until it is ended.
@@ -376,13 +389,15 @@ fn listened(asked: &Asked) -> Outcome<Said> {
         callers: Callers::default(),
         shown: 0,
         lost: 0,
+        more: false,
         looked: Instant::now(),
     };
     trace.listen_to(&objects)?;
     refused.iter().for_each(|why| remark(why));
-    let what = asked.pod.as_ref().map_or_else(|| "all pods".to_owned(), |_| {
-        called.first().map_or_else(String::new, |record| name(record))
-    });
+    let what = asked.pod.as_ref().map_or_else(
+        || "all pods".to_owned(),
+        |_| called.first().map_or_else(String::new, |record| name(record)),
+    );
     trace.follow(stream, &format!("listening to {what}"))?;
     Ok(Said::new(TOLD, ""))
 }
@@ -405,6 +420,8 @@ struct Trace<'a> {
     callers: Callers,
     shown: u64,
     lost: u64,
+    /// There may be more events than were taken.
+    more: bool,
     looked: Instant,
 }
 
@@ -427,11 +444,10 @@ impl Trace<'_> {
         remark(beginning);
         let mut renewed = Instant::now();
         loop {
-            let mut wake = renewed + RENEWAL;
-            if let Some(end) = end {
-                wake = wake.min(end);
-            }
-            if stream.wait(Some(std::os::fd::AsFd::as_fd(&self.listening)), wake)? == Woken::Ended {
+            let look = if self.more { Duration::ZERO } else { LOOK };
+            let wake = Instant::now() + look;
+            if stream.wait(end.map_or(wake, |end| wake.min(end)))? == Woken::Ended {
+                stream.finish(true)?;
                 break;
             }
             if renewed.elapsed() >= RENEWAL {
@@ -440,9 +456,10 @@ impl Trace<'_> {
                 self.follow_upgrades()?;
                 self.tell_lost(&mut stream);
             }
-            if self.take(&mut stream)? || end.is_some_and(|end| Instant::now() >= end) {
+            self.take(&mut stream)?;
+            if self.is_enough() || end.is_some_and(|end| Instant::now() >= end) {
                 self.tell_lost(&mut stream);
-                stream.finish()?;
+                stream.finish(false)?;
                 break;
             }
         }
@@ -452,16 +469,19 @@ impl Trace<'_> {
         Ok(())
     }
 
-    /// Takes what is there; true when enough has been shown.
-    fn take(&mut self, stream: &mut Stream) -> Outcome<bool> {
+    /// True when as many have been shown as were asked for.
+    fn is_enough(&self) -> bool {
+        self.asked.count.is_some_and(|count| self.shown >= count)
+    }
+
+    /// Takes what is there.
+    fn take(&mut self, stream: &mut Stream) -> Outcome<()> {
+        self.more = false;
         for _one in 0..BATCH {
-            if self.asked.count.is_some_and(|count| self.shown >= count) {
-                return Ok(true);
+            if self.is_enough() || stream.is_full() {
+                return Ok(());
             }
-            if stream.is_full() {
-                break;
-            }
-            let Some(event) = self.listening.next() else { break };
+            let Some(event) = self.listening.next() else { return Ok(()) };
             let caller = self.callers.of(&event);
             if self.cookies.as_ref().is_some_and(|cookies| !cookies.contains(&event.pod)) {
                 continue;
@@ -473,7 +493,8 @@ impl Trace<'_> {
                 self.shown += 1;
             }
         }
-        Ok(self.asked.count.is_some_and(|count| self.shown >= count))
+        self.more = true;
+        Ok(())
     }
 
     /// What people call a pod; its record comes after its first connections could.
@@ -531,8 +552,21 @@ mod tests {
     #[test]
     fn filters_are_read() {
         let asked = parsed(&[
-            "shop/cart", "--verdict", "refused,passed", "--reason", "no-listener", "--to", "10.0.0.0/8:80,fd00::/8",
-            "--uid", "1000", "--count", "3", "--for", "2s", "--output", "json",
+            "shop/cart",
+            "--verdict",
+            "refused,passed",
+            "--reason",
+            "no-listener",
+            "--to",
+            "10.0.0.0/8:80,fd00::/8",
+            "--uid",
+            "1000",
+            "--count",
+            "3",
+            "--for",
+            "2s",
+            "--output",
+            "json",
         ])
         .unwrap()
         .unwrap();
@@ -593,8 +627,16 @@ mod tests {
         assert_eq!(
             decision.text().split_whitespace().collect::<Vec<_>>(),
             [
-                "00:00:00.001", "shop/cart", "connect", "a?[2Jb[7]", "1000", "mapped", "10.0.0.7:0", "192.0.2.10:80",
-                "captured", "outbound"
+                "00:00:00.001",
+                "shop/cart",
+                "connect",
+                "a?[2Jb[7]",
+                "1000",
+                "mapped",
+                "10.0.0.7:0",
+                "192.0.2.10:80",
+                "captured",
+                "outbound"
             ]
         );
         assert_eq!(
