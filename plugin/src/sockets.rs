@@ -247,7 +247,9 @@ mod tests {
         let mut value = 9_u64.to_ne_bytes().to_vec();
         value.extend(Address::LOOPBACK6.bytes());
         value.extend(Address::LOOPBACK4.bytes());
-        [443_u32, 61000, 1, 2].iter().for_each(|word| value.extend(word.to_ne_bytes()));
+        for word in [443_u32, 61000, 1, 2] {
+            value.extend(word.to_ne_bytes());
+        }
         body.extend(attribute(STORAGES, &attribute(STORAGE, &attribute(VALUE, &value))));
         let socket = decoded(&body).unwrap();
         assert_eq!(socket.local, "10.0.0.7:62000".parse().unwrap());

@@ -1,5 +1,7 @@
 //! `shuntctl flows` and `top`: captured connections with the kernel's own accounts, by the destination they asked for.
 
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test stops where its ground gives way")]
+
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::process::Stdio;

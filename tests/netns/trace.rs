@@ -1,5 +1,7 @@
 //! `shuntctl trace`: every decision is told once, to everybody who listens, and to nobody if nobody does.
 
+#![expect(clippy::expect_used, reason = "a test stops where its ground gives way")]
+
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 

@@ -22,7 +22,7 @@ use crate::fault::{Fault, Outcome, Tried as _};
 use crate::lock::{Held, Lock};
 
 /// How long the programs take a listener for there.
-const LEASE: Duration = Duration::from_millis(2000);
+const LEASE: Duration = Duration::from_secs(2);
 /// How often it says so.
 pub const RENEWAL: Duration = Duration::from_millis(400);
 /// How often it looks for events: the programs wake nobody.
@@ -38,8 +38,7 @@ pub struct Listening {
     pod: PodKey,
     ring: RingBuf<MapData>,
     told_by: BTreeMap<String, Told>,
-    // Last: the place is somebody else's when nothing of this listener is in it any more.
-    _held: Held,
+    held: Option<Held>,
 }
 
 /// The maps of one object.
@@ -55,11 +54,10 @@ impl Listening {
         let (place, held) = free_place(state_dir)?;
         let ring = aya_obj::Map::new_from_params(RING_TYPE, 0, 0, RING, 0);
         let ring = MapData::create(ring, "shunt_trace", None)
-            .map_err(Into::into)
             .and_then(Map::from_map_data)
             .and_then(RingBuf::try_from)
             .tried(|| "make a ring buffer")?;
-        Ok(Self { place, pod, ring, told_by: BTreeMap::new(), _held: held })
+        Ok(Self { place, pod, ring, told_by: BTreeMap::new(), held: Some(held) })
     }
 
     /// Has the programs of an object tell from here on. They must be of this version of the layouts.
@@ -81,11 +79,14 @@ impl Listening {
     /// Says that it is still there.
     pub fn renew(&self) -> Outcome<()> {
         let until = until()?;
-        self.told_by.values().try_for_each(|told| told.renew(self.place, until))
+        for told in self.told_by.values() {
+            told.renew(self.place, until);
+        }
+        Ok(())
     }
 
     /// The next event, if there is one.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn take(&mut self) -> Option<Event> {
         loop {
             let item = self.ring.next()?;
             // One of another length is not ours to read; there is none.
@@ -111,6 +112,10 @@ impl Drop for Listening {
     fn drop(&mut self) {
         for told in self.told_by.values() {
             told.end(self.place);
+        }
+        // Last: the place is somebody else's when nothing of this listener is in it any more.
+        if let Some(held) = self.held.take() {
+            held.discard();
         }
     }
 }
@@ -160,13 +165,13 @@ impl Told {
         self.store(field(place, offset_of!(Listener, lost)), 0);
         self.store(field(place, offset_of!(Listener, pod)), pod);
         sys::put(self.rings.as_fd(), place, ring.as_fd()).tried(|| "put the ring buffer into its place")?;
-        self.renew(place, until()?)
+        self.renew(place, until()?);
+        Ok(())
     }
 
-    fn renew(&self, place: u32, until: u64) -> Outcome<()> {
+    fn renew(&self, place: u32, until: u64) {
         self.store(field(place, offset_of!(Listener, until)), until);
         self.store(offset_of!(Trace, until), until);
-        Ok(())
     }
 
     fn lost(&self, place: u32) -> u64 {

@@ -17,7 +17,7 @@ use shunt_abi::{PodKey, role, slot};
 use shunt_api::paths;
 
 use super::backend::directory;
-use super::pods::{Pods, chain, cookie, name, object};
+use super::pods::{Pods, chain, complaints, cookie, name, object};
 use super::stream::remark;
 use super::table::{self, Column};
 use super::trace::one;
@@ -208,12 +208,11 @@ pub(super) fn run(asked: &Asked) -> Said {
     match gathered(asked) {
         Ok(Gathered { groups, missing }) => {
             if groups.is_empty() && asked.pod.is_some() && !missing.is_empty() {
-                return Said::new(
-                    FAILED,
-                    missing.iter().map(|why| format!("shuntctl: {why}\n")).collect::<String>(),
-                );
+                return Said::new(FAILED, complaints(&missing));
             }
-            missing.iter().for_each(|why| remark(why));
+            for why in &missing {
+                remark(why);
+            }
             if asked.json {
                 return match serde_json::to_string_pretty(&groups) {
                     Ok(text) => Said::new(TOLD, text + "\n"),
@@ -222,7 +221,7 @@ pub(super) fn run(asked: &Asked) -> Said {
             }
             let rows: Vec<Vec<String>> = groups.iter().map(|group| row(group, None)).collect();
             let lines = table::lines(&columns(asked.by), &rows, None);
-            Said::new(TOLD, lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+            Said::new(TOLD, lines.join("\n") + "\n")
         }
         Err(fault) => Said::new(FAILED, format!("shuntctl: {}\n", chain(&fault))),
     }
@@ -266,7 +265,7 @@ pub(super) fn sort(groups: &mut [Group], by: Sort) {
     let place = |group: &Group| (group.destination, group.pod.clone(), group.source);
     match by {
         Sort::Bytes => {
-            groups.sort_by_cached_key(|it| (Reverse(it.sent_bytes + it.received_bytes), place(it)))
+            groups.sort_by_cached_key(|it| (Reverse(it.sent_bytes + it.received_bytes), place(it)));
         }
         Sort::Rtt => groups.sort_by_cached_key(|it| (Reverse(it.rtt_us), place(it))),
         Sort::Retransmits => groups.sort_by_cached_key(|it| (Reverse(it.retransmits), place(it))),

@@ -107,6 +107,11 @@ pub(super) fn object<'a>(record: &'a Record, what: &str) -> Result<&'a str, Stri
     }
 }
 
+/// What is wrong, a line each.
+pub(super) fn complaints(said: &[String]) -> String {
+    said.iter().fold(String::new(), |lines, line| lines + "shuntctl: " + line + "\n")
+}
+
 /// A fault and all that led to it, on one line.
 pub(super) fn chain(fault: &(dyn std::error::Error + 'static)) -> String {
     let mut said = fault.to_string();

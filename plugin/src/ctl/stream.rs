@@ -121,7 +121,7 @@ impl Stream {
     /// Writes all that is left, as long as nobody ends it; what was ended already is not waited for long.
     pub(super) fn finish(mut self, ended: bool) -> Outcome<()> {
         let end = Instant::now() + Duration::from_millis(200);
-        while !self.pending.is_empty() && !(ended && Instant::now() >= end) {
+        while !self.pending.is_empty() && (!ended || Instant::now() < end) {
             if self.wait(Instant::now() + Duration::from_millis(50))? == Woken::Ended {
                 break;
             }

@@ -16,7 +16,7 @@ use shunt_api::paths;
 
 use super::backend::directory;
 use super::clock::{date_of, length, rfc3339, time};
-use super::pods::{Pods, chain, cookie, name, object};
+use super::pods::{Pods, chain, complaints, cookie, name, object};
 use super::stream::{Stream, Woken, remark};
 use super::{FAILED, Said, TOLD};
 use crate::bpf::object::HASH;
@@ -202,28 +202,30 @@ struct Decision<'a> {
 
 /// A line of `--output json`.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase", tag = "type")]
-enum Line<'a> {
-    #[serde(rename_all = "camelCase")]
-    Decision {
-        time: String,
-        pod: &'a str,
-        call: &'a str,
-        direction: &'a str,
-        protocol: &'a str,
-        pid: Option<u32>,
-        command: Option<String>,
-        uid: Option<u32>,
-        family: &'a str,
-        source: Option<SocketAddr>,
-        destination: SocketAddr,
-        sent_to: Option<SocketAddr>,
-        verdict: &'a str,
-        reason: &'a str,
-    },
-    Lost {
-        events: u64,
-    },
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    r#type: &'a str,
+    time: String,
+    pod: &'a str,
+    call: &'a str,
+    direction: &'a str,
+    protocol: &'a str,
+    pid: Option<u32>,
+    command: Option<String>,
+    uid: Option<u32>,
+    family: &'a str,
+    source: Option<SocketAddr>,
+    destination: SocketAddr,
+    sent_to: Option<SocketAddr>,
+    verdict: &'a str,
+    reason: &'a str,
+}
+
+/// Another one: events there was no room for.
+#[derive(Serialize)]
+struct LostLine<'a> {
+    r#type: &'a str,
+    events: u64,
 }
 
 const AF_INET: u16 = 2;
@@ -294,7 +296,8 @@ impl Decision<'_> {
     }
 
     fn json(&self) -> String {
-        json(&Line::Decision {
+        json(&Line {
+            r#type: "decision",
             time: rfc3339(self.date),
             pod: self.pod,
             call: self.call(),
@@ -313,7 +316,7 @@ impl Decision<'_> {
     }
 }
 
-fn json(line: &Line<'_>) -> String {
+fn json(line: &impl Serialize) -> String {
     // Plain data always has a text.
     serde_json::to_string(line).unwrap_or_default() + "\n"
 }
@@ -374,7 +377,7 @@ fn listened(asked: &Asked) -> Outcome<Said> {
         }
     }
     if asked.pod.is_some() && cookies.is_empty() {
-        return Ok(Said::new(FAILED, lines(&refused)));
+        return Ok(Said::new(FAILED, complaints(&refused)));
     }
     // Before anything else: a signal from here on ends it cleanly.
     let stream = Stream::new()?;
@@ -393,17 +396,15 @@ fn listened(asked: &Asked) -> Outcome<Said> {
         looked: Instant::now(),
     };
     trace.listen_to(&objects)?;
-    refused.iter().for_each(|why| remark(why));
+    for why in &refused {
+        remark(why);
+    }
     let what = asked.pod.as_ref().map_or_else(
         || "all pods".to_owned(),
         |_| called.first().map_or_else(String::new, |record| name(record)),
     );
     trace.follow(stream, &format!("listening to {what}"))?;
     Ok(Said::new(TOLD, ""))
-}
-
-fn lines(said: &[String]) -> String {
-    said.iter().map(|line| format!("shuntctl: {line}\n")).collect()
 }
 
 /// More than this at once, and what else there is to do would wait.
@@ -481,7 +482,7 @@ impl Trace<'_> {
             if self.is_enough() || stream.is_full() {
                 return Ok(());
             }
-            let Some(event) = self.listening.next() else { return Ok(()) };
+            let Some(event) = self.listening.take() else { return Ok(()) };
             let caller = self.callers.of(&event);
             if self.cookies.as_ref().is_some_and(|cookies| !cookies.contains(&event.pod)) {
                 continue;
@@ -532,7 +533,7 @@ impl Trace<'_> {
         if lost > self.lost {
             let events = lost - self.lost;
             if self.asked.json {
-                stream.push(&json(&Line::Lost { events }));
+                stream.push(&json(&LostLine { r#type: "lost", events }));
             } else {
                 stream.push(&format!("{:12} {events} events lost\n", ""));
             }
