@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_RB_NO_WAKEUP, bpf_sock};
+use aya_ebpf::bindings::{BPF_RB_NO_WAKEUP, bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::programs::SockAddrContext;
 use shunt_abi::decide::Verdict;
@@ -63,29 +63,36 @@ pub(crate) fn asked(
     told: Told,
     sent: &Sent,
 ) {
-    let sk = context::socket(ctx.sock_addr);
     let (sent_to, sent_port) = match *sent {
         Sent::To(address, port) if told.verdict == verdict::CAPTURED => (address, port),
         _ => (Address::UNSPECIFIED, 0),
     };
     let mut event = Event {
-        time: 0,
         pod,
-        source: context::local_address(sk),
         destination,
         sent_to,
-        command: ctx.command().unwrap_or_default(),
-        pid: ctx.tgid(),
-        uid: ctx.uid(),
         reason: told.reason.code(),
-        source_port: context::local_port(sk),
         port,
         sent_port,
         verdict: told.verdict,
         call,
-        family: read!(bpf_sock, sk, family) as u16,
+        ..Event::default()
     };
-    tell(&mut event);
+    tell_of_caller(ctx.sock_addr, &mut event);
+}
+
+/// Adds who called, and tells. A function of its own: what leads here are many ways, and each would have it inside.
+#[inline(never)]
+fn tell_of_caller(ctx: *mut bpf_sock_addr, event: &mut Event) {
+    let ctx = SockAddrContext::new(ctx);
+    let sk = context::socket(ctx.sock_addr);
+    event.source = context::local_address(sk);
+    event.source_port = context::local_port(sk);
+    event.family = read!(bpf_sock, sk, family) as u16;
+    event.command = ctx.command().unwrap_or_default();
+    event.pid = ctx.tgid();
+    event.uid = ctx.uid();
+    tell(event);
 }
 
 /// Tells everybody who listens. Wakes nobody: that would cost more than all else, and listeners look often enough. A function of its

@@ -147,7 +147,7 @@ mod tests {
         }
         let narrow = lines(&COLUMNS, &rows, Some(40));
         assert_eq!(narrow[1], "[fd00::1:2:3]:8080  1.2M  shop/cart");
-        assert_eq!(lines(&COLUMNS, &rows, Some(20))[1], "[fd00::1:2:3…  1.2M");
+        assert_eq!(lines(&COLUMNS, &rows, Some(20))[1], "[fd00::1:2:3]…  1.2M");
     }
 
     #[test]
