@@ -7,3 +7,4 @@ pub mod pod;
 pub mod programs;
 pub mod rules;
 mod sys;
+pub mod trace;

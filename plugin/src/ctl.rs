@@ -3,9 +3,16 @@
 //! One file for each command, with its arguments, what they are good for, and `run`.
 
 mod backend;
+mod captured;
+mod clock;
 mod completions;
 pub mod explain;
+mod flows;
 mod man;
+mod stream;
+mod table;
+mod top;
+mod trace;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -54,6 +61,9 @@ struct Asked {
 enum Command {
     Backend(backend::Args),
     Explain(Box<explain::Args>),
+    Trace(trace::Args),
+    Flows(flows::Args),
+    Top(top::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -130,6 +140,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Said {
         Ok(asked) => match asked.command {
             Command::Backend(args) => backend::run(&args),
             Command::Explain(args) => explain::run(&args),
+            Command::Trace(args) => trace::run(&args),
+            Command::Flows(args) => flows::run(&args),
+            Command::Top(args) => top::run(&args),
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args),
         },

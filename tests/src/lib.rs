@@ -27,3 +27,4 @@ pub mod runtime_call;
 pub mod schema;
 pub mod scratch;
 pub mod trace;
+pub mod watching;

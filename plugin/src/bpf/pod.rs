@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
@@ -66,6 +66,12 @@ pub(super) fn present<T>(result: Result<T, MapError>) -> Result<Option<T>, MapEr
         Err(MapError::KeyNotFound) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The map of what is kept with sockets, to ask the kernel for what it has of each.
+pub fn socket_states(layout: &Layout) -> Outcome<OwnedFd> {
+    let path = layout.map(names::SOCKETS);
+    sys::open(&path).tried(|| format!("open pinned map {}", path.display()))
 }
 
 /// `BPF_NOEXIST`

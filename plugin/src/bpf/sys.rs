@@ -8,9 +8,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
 use aya_obj::generated::{bpf_attach_type, bpf_insn};
 
+const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const PROG_LOAD: libc::c_int = 5;
@@ -199,8 +202,29 @@ pub(super) fn next_key(map: BorrowedFd<'_>, key: &TrieEntry) -> io::Result<Optio
     }
 }
 
-/// Removes an entry whose key is a pod's.
-pub(super) fn remove(map: BorrowedFd<'_>, key: &shunt_abi::PodKey) -> io::Result<()> {
+/// Puts a map into a place of a map of maps.
+pub(super) fn put(map: BorrowedFd<'_>, place: u32, inner: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        map: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let value = raw(inner);
+    let mut attr = Attr {
+        map: raw(map),
+        padding: 0,
+        key: address(std::ptr::from_ref(&place)),
+        value: address(std::ptr::from_ref(&value)),
+        flags: 0,
+    };
+    bpf(MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Removes an entry: by a pod's key, or by the index of a map of maps.
+pub(super) fn remove<K: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
         map: u32,
@@ -212,6 +236,51 @@ pub(super) fn remove(map: BorrowedFd<'_>, key: &shunt_abi::PodKey) -> io::Result
     let mut attr =
         Attr { map: raw(map), padding: 0, key: address(std::ptr::from_ref(key)), value: 0, flags: 0 };
     bpf(MAP_DELETE_ELEM, &mut attr).map(drop)
+}
+
+/// A map's only value in this process's memory: what is stored here, programs read in the same moment, and the other way round.
+#[derive(Debug)]
+pub(super) struct Shared<T> {
+    at: NonNull<T>,
+}
+
+impl<T: aya::Pod> Shared<T> {
+    /// Maps it; the map must be mappable and its value a `T`.
+    pub(super) fn of(map: BorrowedFd<'_>) -> io::Result<Self> {
+        // SAFETY: a new mapping wherever the kernel likes; its length is rounded up to whole pages, as the map's is.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                size_of::<T>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        match NonNull::new(at.cast()) {
+            Some(first) if at != libc::MAP_FAILED => Ok(Self { at: first }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// A word of the value: the one that is `offset` bytes into it.
+    pub(super) fn word(&self, offset: usize) -> Option<&AtomicU64> {
+        if !offset.is_multiple_of(align_of::<AtomicU64>()) || offset + size_of::<AtomicU64>() > size_of::<T>()
+        {
+            return None;
+        }
+        // SAFETY: inside the mapping, which is as long as a `T` and lives as long as `self`; aligned, since a page is; everybody
+        // else who writes it does so in whole words.
+        Some(unsafe { AtomicU64::from_ptr(self.at.as_ptr().cast::<u8>().add(offset).cast()) })
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `of`; no reference into it outlives `self`.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), size_of::<T>()) };
+    }
 }
 
 /// Borrows any descriptor-like value; only here so that callers need not import the trait.
