@@ -53,7 +53,7 @@ struct Filter {
     /// Only for these reasons, by name.
     #[arg(long = "reason", value_name = "LIST", value_delimiter = ',', value_parser = reason_called)]
     reasons: Vec<Reason>,
-    /// Only to these: 10.0.0.0/8, 10.0.0.1:80, [fd00::/8]:80, :80.
+    /// Only to these: `10.0.0.0/8`, `10.0.0.1:80`, `[fd00::/8]:80`, `:80`.
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = To::asked)]
     to: Vec<To>,
     /// Only of these who connect.
