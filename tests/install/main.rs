@@ -9,6 +9,8 @@
 )]
 
 mod change;
+mod clock;
+mod container;
 mod crash;
 mod disk;
 mod health;
@@ -17,8 +19,10 @@ mod leaving;
 mod live;
 mod neighbours;
 mod pods;
+mod property;
 mod reboot;
 mod runtime;
 mod several;
 mod table;
+mod waiting;
 mod watcher;
