@@ -39,7 +39,11 @@ pub fn run(cli: &Cli) -> Result<Said> {
         return Ok(match cluster::wait(daemonset, wait.timeout, &log)? {
             None => Said { text: format!("DaemonSet {daemonset} is ready on every node\n"), code: DONE },
             Some(lacks) => {
-                error!(log, "DaemonSet {daemonset} is not ready within {} s: {lacks}", wait.timeout.as_secs());
+                error!(
+                    log,
+                    "DaemonSet {daemonset} is not ready within {} s: {lacks}",
+                    wait.timeout.as_secs()
+                );
                 Said { text: String::new(), code: NOT_READY }
             }
         });

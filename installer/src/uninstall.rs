@@ -99,7 +99,17 @@ impl Uninstaller {
             settings.entry.without_file().read()
         })?;
         let claim = Claim::new(Purpose::Uninstall)?;
-        Ok(Self { settings, wanted, how, log, claim, holds: false, complete: false, over: false, lists: Vec::new() })
+        Ok(Self {
+            settings,
+            wanted,
+            how,
+            log,
+            claim,
+            holds: false,
+            complete: false,
+            over: false,
+            lists: Vec::new(),
+        })
     }
 
     /// Again and again, until nothing is left; then waits to be told to end.
@@ -150,7 +160,9 @@ impl Uninstaller {
             self.holds = true;
         } else if self.over || self.is_followed(&places)? {
             self.over = true;
-            bail!("Shunt was installed on this node again, after this began to uninstall; it does nothing more");
+            bail!(
+                "Shunt was installed on this node again, after this began to uninstall; it does nothing more"
+            );
         }
         let mut removed = Removed::default();
         if let Some(conf) = &places.conf {

@@ -1,7 +1,13 @@
 //! The installer: how soon pods get a network that its owner has changed, what it takes when nothing happens, and what `once` costs.
 //! `ROUNDS=200 make bench`.
 
-#![expect(clippy::print_stdout, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a bench prints its figures and stops where it cannot measure")]
+#![expect(
+    clippy::print_stdout,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a bench prints its figures and stops where it cannot measure"
+)]
 #![expect(dead_code, reason = "hosts can more than a bench needs")]
 
 #[path = "../install/host.rs"]
@@ -29,14 +35,22 @@ const AT_FULL_PACE: usize = 25;
 fn main() {
     shunt_tests::need::root();
     let rounds: usize = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(150);
-    println!("from the rename by the owner until pods get it, {rounds} rounds      p50        p99        max");
+    println!(
+        "from the rename by the owner until pods get it, {rounds} rounds      p50        p99        max"
+    );
     for mode in ["owned", "chained"] {
         for busy in [false, true] {
             let mut times = convergence(mode, busy, rounds);
             times.sort_unstable();
             let at = |share: usize| times[(times.len() - 1) * share / 100];
             let what = if busy { ", another file rewritten every 50 ms" } else { "" };
-            println!("  {:<56} {:>10} {:>10} {:>10}", format!("{mode}{what}"), shown(at(50)), shown(at(99)), shown(at(100)));
+            println!(
+                "  {:<56} {:>10} {:>10} {:>10}",
+                format!("{mode}{what}"),
+                shown(at(50)),
+                shown(at(99)),
+                shown(at(100))
+            );
         }
     }
     idle();
@@ -61,12 +75,12 @@ fn convergence(mode: &str, busy: bool, rounds: usize) -> Vec<Duration> {
             }
         });
         let mut times = Vec::new();
-        let mut live = None;
+        let mut running = None;
         for round in 0..rounds {
             if round % AT_FULL_PACE == 0 {
                 let started = Live::start(&host);
                 started.ready();
-                live = Some(started);
+                running = Some(started);
             }
             // Two writes of one file are at least 100 ms apart; the moment is any.
             moment(150 + u16::try_from(round * 7 % 50).unwrap_or_default());
@@ -79,7 +93,7 @@ fn convergence(mode: &str, busy: bool, rounds: usize) -> Vec<Duration> {
             }
             times.push(begun.elapsed());
         }
-        drop(live);
+        drop(running);
         done.store(true, Ordering::Relaxed);
         times
     })
@@ -89,18 +103,23 @@ fn convergence(mode: &str, busy: bool, rounds: usize) -> Vec<Duration> {
 fn idle() {
     let host = Host::new();
     CALICO.settle(&host);
-    let live = Live::start(&host);
-    live.ready();
+    let idle = Live::start(&host);
+    idle.ready();
     for _ in 0..30 {
         moment(1000);
     }
-    let read = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", live.pid())).expect("it runs");
-    let line = |text: &str, key: &str| -> String {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", idle.pid())).expect("it runs");
+    let value = |text: &str, key: &str| -> String {
         let found = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
         found.trim().to_owned()
     };
     let (status, memory) = (read("status"), read("smaps_rollup"));
-    println!("idle after 30 s: RSS {}, peak {}, PSS {}", line(&status, "VmRSS:"), line(&status, "VmHWM:"), line(&memory, "Pss:"));
+    println!(
+        "idle after 30 s: RSS {}, peak {}, PSS {}",
+        value(&status, "VmRSS:"),
+        value(&status, "VmHWM:"),
+        value(&memory, "Pss:")
+    );
     let ticks = || -> u64 {
         let stat = read("stat");
         let (_, rest) = stat.rsplit_once(')').unwrap_or_default();
@@ -126,5 +145,8 @@ fn converged() {
         })
         .collect();
     times.sort_unstable();
-    println!("`once` with nothing to do, STATUS of the plugin included: {} (median of 30)", shown(times[times.len() / 2]));
+    println!(
+        "`once` with nothing to do, STATUS of the plugin included: {} (median of 30)",
+        shown(times[times.len() / 2])
+    );
 }

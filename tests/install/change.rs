@@ -115,9 +115,12 @@ fn rewritten(mode: &str, changes: bool) {
 
 #[test]
 fn a_primary_that_is_rewritten_all_the_time() {
-    in_parallel(&[("owned", false), ("owned", true), ("chained", false), ("chained", true)], |(mode, changes)| {
-        rewritten(mode, *changes);
-    });
+    in_parallel(
+        &[("owned", false), ("owned", true), ("chained", false), ("chained", true)],
+        |(mode, changes)| {
+            rewritten(mode, *changes);
+        },
+    );
 }
 
 #[test]
@@ -195,11 +198,15 @@ fn a_plugin_that_is_replaced_can_always_be_run() {
     });
     let runs = runs.expect("each start works");
     assert!(runs > 50, "{runs}");
-    assert_eq!(fs::read(&binary).expect("there"), fs::read(bin::shunt()).expect("built"), "the last one stays");
+    assert_eq!(
+        fs::read(&binary).expect("there"),
+        fs::read(bin::shunt()).expect("built"),
+        "the last one stays"
+    );
     host.uninstall();
 }
 
-/// As kubelet mounts a ConfigMap: a link to a link that is replaced.
+/// As kubelet mounts a `ConfigMap`: a link to a link that is replaced.
 #[test]
 fn an_entry_that_changes() {
     let mut host = Host::new();
@@ -215,7 +222,8 @@ fn an_entry_that_changes() {
     host.entry = mounted.join("entry.json");
     let live = Live::start(&host);
     live.ready();
-    let log_level = |level: &str| ENTRY.replace("\"mesh\"", &format!("\"log\":{{\"level\":\"{level}\"}},\"mesh\""));
+    let log_level =
+        |level: &str| ENTRY.replace("\"mesh\"", &format!("\"log\":{{\"level\":\"{level}\"}},\"mesh\""));
     never(&host, not_ours, || {
         put(2, &log_level("debug"));
         live.wait("the new entry", || host.ours().text.contains("debug"));
@@ -294,7 +302,9 @@ fn linked_directories_and_files() {
     assert!(host.path("data/bin/shunt").exists() && host.path("data/run/shunt").exists());
     fs::write(host.path("data/calico"), variant(3)).expect("written");
     relink("/data/calico", &real("10-calico.conflist"));
-    live.wait("followed", || fs::read_to_string(real("00-shunt.conflist")).is_ok_and(|text| text.contains("\"mtu\": 3")));
+    live.wait("followed", || {
+        fs::read_to_string(real("00-shunt.conflist")).is_ok_and(|text| text.contains("\"mtu\": 3"))
+    });
     live.stop();
     host.run(&["uninstall"]).ok();
     let left: Vec<_> = fs::read_dir(host.path("data/net.d")).expect("there").collect();

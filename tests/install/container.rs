@@ -16,7 +16,8 @@ use crate::neighbours::{ALL, Neighbour};
 const CALICO: Neighbour = ALL[0];
 
 /// What the chart grants; `tests/ship` sees that it does, and that nothing works without one of them.
-const CAPABILITIES: &str = "-all,+sys_admin,+sys_chroot,+sys_ptrace,+net_admin,+net_raw,+setuid,+dac_override,+chown,+fowner";
+const CAPABILITIES: &str =
+    "-all,+sys_admin,+sys_chroot,+sys_ptrace,+net_admin,+net_raw,+setuid,+dac_override,+chown,+fowner";
 
 /// A host: directories of its own where it keeps what it has, the machine's elsewhere. It ends when its input does.
 struct Node {
@@ -136,7 +137,9 @@ fn with_the_privileges_of_the_chart_and_no_more() {
         assert!(said.stdout.contains("STATUS   ready"), "{said:?}");
         assert!(node.is_installed());
         // On the host, and not in the container.
-        for path in ["/opt/cni/bin/shunt", "/run/shunt/tally", "/sys/fs/bpf/shunt", "/var/log/shunt/shunt.log"] {
+        for path in
+            ["/opt/cni/bin/shunt", "/run/shunt/tally", "/sys/fs/bpf/shunt", "/var/log/shunt/shunt.log"]
+        {
             assert!(node.path(path).exists(), "{path}");
         }
         node.run(&["status"]).ok();
@@ -158,7 +161,8 @@ fn one_that_installs_after_an_uninstall_that_stays() {
     let node = Node::new();
     node.run(&["once"]).ok();
     let log = node.scratch.dir().join("log");
-    let stays = node.container(&["uninstall", "--stay"]).stderr(crate::host::created(&log)).spawn().map(Running);
+    let stays =
+        node.container(&["uninstall", "--stay"]).stderr(crate::host::created(&log)).spawn().map(Running);
     let stays = stays.expect("nsenter can be run");
     until("it is off", || node.is_clean().is_ok());
     node.run(&["once"]).ok();

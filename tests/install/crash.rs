@@ -39,7 +39,14 @@ const CHAINED: fn(&mut Host) = |host| {
 };
 
 const INSTALLS: [Scenario; 10] = [
-    Scenario { name: "first", words: &["once"], before: NOTHING, change: NOTHING, installed: false, neighbour: 0 },
+    Scenario {
+        name: "first",
+        words: &["once"],
+        before: NOTHING,
+        change: NOTHING,
+        installed: false,
+        neighbour: 0,
+    },
     Scenario {
         name: "first, chained",
         words: &["once"],
@@ -56,7 +63,14 @@ const INSTALLS: [Scenario; 10] = [
         installed: false,
         neighbour: 7,
     },
-    Scenario { name: "another entry", words: &["once"], before: ONCE, change: another_entry, installed: true, neighbour: 0 },
+    Scenario {
+        name: "another entry",
+        words: &["once"],
+        before: ONCE,
+        change: another_entry,
+        installed: true,
+        neighbour: 0,
+    },
     Scenario {
         name: "another entry, chained",
         words: &["once"],
@@ -65,7 +79,14 @@ const INSTALLS: [Scenario; 10] = [
         installed: true,
         neighbour: 7,
     },
-    Scenario { name: "another plugin", words: &["once"], before: ONCE, change: another_plugin, installed: true, neighbour: 0 },
+    Scenario {
+        name: "another plugin",
+        words: &["once"],
+        before: ONCE,
+        change: another_plugin,
+        installed: true,
+        neighbour: 0,
+    },
     Scenario {
         name: "owned to chained",
         words: &["once"],
@@ -101,7 +122,14 @@ const INSTALLS: [Scenario; 10] = [
 ];
 
 const UNINSTALLS: [Scenario; 4] = [
-    Scenario { name: "keep", words: &["uninstall"], before: ONCE, change: NOTHING, installed: true, neighbour: 0 },
+    Scenario {
+        name: "keep",
+        words: &["uninstall"],
+        before: ONCE,
+        change: NOTHING,
+        installed: true,
+        neighbour: 0,
+    },
     Scenario {
         name: "detach",
         words: &["uninstall", "--detach"],
@@ -110,7 +138,14 @@ const UNINSTALLS: [Scenario; 4] = [
         installed: true,
         neighbour: 0,
     },
-    Scenario { name: "chained", words: &["uninstall"], before: CHAINED, change: NOTHING, installed: true, neighbour: 0 },
+    Scenario {
+        name: "chained",
+        words: &["uninstall"],
+        before: CHAINED,
+        change: NOTHING,
+        installed: true,
+        neighbour: 0,
+    },
     Scenario {
         name: "chained, one plugin",
         words: &["uninstall"],
@@ -196,8 +231,11 @@ impl Scenario {
 }
 
 fn no_temporaries(host: &Host, what: &str) {
-    let temporaries: Vec<_> =
-        host.everything().into_keys().filter(|path| path.extension().is_some_and(|ending| ending == "tmp")).collect();
+    let temporaries: Vec<_> = host
+        .everything()
+        .into_keys()
+        .filter(|path| path.extension().is_some_and(|ending| ending == "tmp"))
+        .collect();
     assert!(temporaries.is_empty(), "{what}: {temporaries:?}");
 }
 

@@ -44,7 +44,8 @@ fn theirs(host: &Host) -> crate::runtime::List {
 
 fn names(path: &Path) -> Vec<String> {
     let entries = fs::read_dir(path).expect("it can be listed").filter_map(Result::ok);
-    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort_unstable();
     names
 }
@@ -155,7 +156,7 @@ fn a_read_only_directory_with_another_plugin() {
     assert_eq!(live.readyz().0, 503);
 }
 
-/// Root may not write everywhere under SELinux; without `CAP_DAC_OVERRIDE` it may not in what is another's.
+/// Root may not write where a policy of the host forbids it; without `CAP_DAC_OVERRIDE` it may not in what is another's.
 fn denied(host: &Host) -> Live {
     let address = live::address();
     let inner = host.command(&["run"]);

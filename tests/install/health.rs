@@ -83,12 +83,18 @@ fn who_asks_badly_hurts_nobody() {
     CALICO.settle(&host);
     let live = Live::start(&host);
     live.ready();
-    for garbage in ["\r\n\r\n\r\n", "GET", "\u{0}\u{1}\u{2}", "POST /readyz HTTP/1.1\r\nContent-Length: 9999999999\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"] {
+    for garbage in [
+        "\r\n\r\n\r\n",
+        "GET",
+        "\u{0}\u{1}\u{2}",
+        "POST /readyz HTTP/1.1\r\nContent-Length: 9999999999\r\n\r\n",
+        "GET / HTTP/9.9\r\n\r\n",
+    ] {
         let mut stream = TcpStream::connect(live.address).expect("it listens");
         stream.write_all(garbage.as_bytes()).expect("it takes it");
         let _ended = stream.shutdown(std::net::Shutdown::Write);
         let mut answer = String::new();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
+        stream.set_read_timeout(Some(Duration::from_mins(1))).expect("a socket");
         let _reset = stream.read_to_string(&mut answer);
         assert!(!answer.starts_with("HTTP/1.1 200"), "{garbage:?}: {answer}");
     }

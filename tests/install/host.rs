@@ -12,10 +12,10 @@ use serde_json::Value;
 use shunt_tests::scratch::Scratch;
 use shunt_tests::{bin, need};
 
-use crate::runtime::{self, Loaded, List};
+use crate::runtime::{self, List, Loaded};
 
 /// Longer than anything here takes on a machine that does much else.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The host, below a directory of its own.
 #[derive(Debug)]
@@ -63,7 +63,8 @@ impl Host {
 
     /// Writes the script that stands for the plugin; `more` is done first.
     pub(crate) fn script(&self, more: &str) {
-        let (run, log, bpf) = (self.path("run/shunt"), self.path("var/log/shunt"), self.path("sys/fs/bpf/shunt"));
+        let (run, log, bpf) =
+            (self.path("run/shunt"), self.path("var/log/shunt"), self.path("sys/fs/bpf/shunt"));
         let text = format!(
             "#!/bin/sh\n{more}\ncase \"$1$CNI_COMMAND\" in\n\
              VERSION) echo '{{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"1.0.0\"]}}' ;;\n\
@@ -145,7 +146,8 @@ impl Host {
     #[track_caller]
     pub(crate) fn status(&self) -> Value {
         let said = self.run(&["status", "--output", "json"]);
-        let value: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+        let value: Value =
+            serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
         let ready = value["ready"].as_bool().expect("`ready` is said");
         assert_eq!(said.code, Some(if ready { 0 } else { 3 }), "{said:?}");
         value

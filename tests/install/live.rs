@@ -48,11 +48,8 @@ impl Live {
     /// The same with a command made by the test.
     pub(crate) fn spawn(host: &Host, mut command: Command, address: SocketAddr) -> Self {
         let log = host.aside().join(format!("log-{}", address.ip()));
-        let child = command
-            .stdout(Stdio::null())
-            .stderr(created(&log))
-            .spawn()
-            .expect("the installer can be run");
+        let child =
+            command.stdout(Stdio::null()).stderr(created(&log)).spawn().expect("the installer can be run");
         Self { child, address, log }
     }
 

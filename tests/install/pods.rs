@@ -16,14 +16,14 @@ use crate::host::{Host, replace};
 use crate::runtime::{List, Loaded, OURS};
 
 /// The primary CNI of these hosts: one plugin, which says what the harness has made.
-pub(crate) const PRIMARY: &str =
-    "{\n  \"cniVersion\": \"1.0.0\",\n  \"name\": \"first\",\n  \"plugins\": [\n    { \"type\": \"first\" }\n  ]\n}\n";
+pub(crate) const PRIMARY: &str = "{\n  \"cniVersion\": \"1.0.0\",\n  \"name\": \"first\",\n  \"plugins\": [\n    { \"type\": \"first\" }\n  ]\n}\n";
 
 /// The file it writes.
 pub(crate) const PRIMARY_FILE: &str = "10-first.conflist";
 
 /// Hands the result that lies beside the namespace on.
-const FIRST: &str = "#!/bin/sh\ncat >/dev/null\n[ \"$CNI_COMMAND\" = ADD ] && cat \"$CNI_NETNS.result\"\nexit 0\n";
+const FIRST: &str =
+    "#!/bin/sh\ncat >/dev/null\n[ \"$CNI_COMMAND\" = ADD ] && cat \"$CNI_NETNS.result\"\nexit 0\n";
 
 /// How an ADD went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,8 @@ impl Runtime {
         replace(&host.path("opt/cni/bin/first"), FIRST.as_bytes(), 0o755);
         let node = Node::new();
         let world = node.world();
-        let beyond = Server::start(&world.place(), &Serve::at([("world", "0.0.0.0:80"), ("world", "[::]:80")]));
+        let beyond =
+            Server::start(&world.place(), &Serve::at([("world", "0.0.0.0:80"), ("world", "[::]:80")]));
         Self { beyond, world, node, next: std::cell::Cell::new(2) }
     }
 
@@ -145,9 +146,9 @@ pub(crate) fn has(host: &Host, pod: &Pod) -> bool {
     let said = run(host, OURS, &["report"], "", &[], &config).expect("it reports");
     let report: Value = serde_json::from_str(&said).expect("JSON");
     let [(_, container), ..] = pod.environment("eth0");
-    report["attachments"]
-        .as_array()
-        .is_some_and(|all| all.iter().any(|one| one["containerId"] == json!(container) && one["alive"] == json!(true)))
+    report["attachments"].as_array().is_some_and(|all| {
+        all.iter().any(|one| one["containerId"] == json!(container) && one["alive"] == json!(true))
+    })
 }
 
 /// On the host its root is the root; here that is a directory, so the plugin's paths are led below it.

@@ -42,8 +42,12 @@ enum Event {
 fn event() -> Union<impl Strategy<Value = Event>> {
     let file = || 0..FILES.len();
     prop_oneof![
-        (file(), 0..ALL.len(), any::<bool>()).prop_map(|(file, network, whole)| Event::Write(file, network, whole)).boxed(),
-        (file(), 0..ALL.len(), any::<bool>()).prop_map(|(file, network, whole)| Event::Write(file, network, whole)).boxed(),
+        (file(), 0..ALL.len(), any::<bool>())
+            .prop_map(|(file, network, whole)| Event::Write(file, network, whole))
+            .boxed(),
+        (file(), 0..ALL.len(), any::<bool>())
+            .prop_map(|(file, network, whole)| Event::Write(file, network, whole))
+            .boxed(),
         file().prop_map(Event::Break).boxed(),
         file().prop_map(Event::Remove).boxed(),
         (file(), file()).prop_map(|(from, to)| Event::Rename(from, to)).boxed(),
@@ -121,16 +125,16 @@ impl Scene {
     fn is_right(&self) -> Result<(), String> {
         let Loaded::List(list) = self.host.loaded() else { return Err(format!("{:?}", self.host.loaded())) };
         let (file, text) = self.written.first_key_value().expect("there is a primary");
-        let last = list.kinds().last().is_some_and(|kind| kind == OURS);
-        if list.ours() != 1 || !last {
+        let is_last = list.kinds().last().is_some_and(|kind| kind == OURS);
+        if list.ours() != 1 || !is_last {
             return Err(format!("our entry once and last: {list:?}"));
         }
-        let theirs = if file.ends_with(".conflist") {
+        let follows = if file.ends_with(".conflist") {
             list.less_ours() == *text
         } else {
             list.plugins.len() == 2 && list.plugins.first().is_some_and(|plugin| plugin == text.trim())
         };
-        if theirs { self.host.runs() } else { Err(format!("{file} is to be followed: {list:?}")) }
+        if follows { self.host.runs() } else { Err(format!("{file} is to be followed: {list:?}")) }
     }
 
     fn ends(mut self, events: &[Event]) {
@@ -148,7 +152,9 @@ impl Scene {
         }
         self.live.push(Live::start(&self.host));
         let last = self.live.last().expect("just started");
-        last.wait(&format!("{events:?}: {:?}", self.is_right()), || self.is_right().is_ok() && last.readyz().0 == 200);
+        last.wait(&format!("{events:?}: {:?}", self.is_right()), || {
+            self.is_right().is_ok() && last.readyz().0 == 200
+        });
         self.host.run(&["uninstall"]).ok();
         let left = self.host.everything();
         let conf: BTreeMap<String, &Thing> = left

@@ -1,4 +1,4 @@
-//! `wait`: for this node, and for a DaemonSet at an API server that has its days.
+//! `wait`: for this node, and for a `DaemonSet` at an API server that has its days.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -54,7 +54,17 @@ impl Api {
         fs::write(account.join("token"), format!("{TOKEN}\n")).expect("own file");
         let key = scratch.dir().join("key");
         let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-days",
+                "2",
+            ])
             .args(["-subj", "/CN=kubernetes", "-addext", "subjectAltName=IP:127.0.0.1"])
             .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .arg("-keyout")
@@ -128,7 +138,8 @@ fn for_a_daemonset_through_all_that_goes_wrong() {
 /// When time is up it says what was missing, and with a code that is told apart from one that is wrong.
 #[test]
 fn for_a_daemonset_in_vain() {
-    let cases = [("behind", "ready on 2"), ("slow", "timeout"), ("401", "401"), ("refused", "onnection refused")];
+    let cases =
+        [("behind", "ready on 2"), ("slow", "timeout"), ("401", "401"), ("refused", "onnection refused")];
     crate::host::in_parallel(&cases, |(answers, words)| {
         let api = Api::new(answers);
         // Nobody listens on the first port.

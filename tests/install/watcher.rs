@@ -15,7 +15,11 @@ struct Seen {
 
 /// Does the work while `wrong` is asked again and again, every millisecond, and fails if that ever says something.
 #[track_caller]
-pub(crate) fn never<T>(host: &Host, wrong: impl Fn(&Host) -> Option<String> + Sync, work: impl FnOnce() -> T) -> T {
+pub(crate) fn never<T>(
+    host: &Host,
+    wrong: impl Fn(&Host) -> Option<String> + Sync,
+    work: impl FnOnce() -> T,
+) -> T {
     let seen = Seen::default();
     let worked = std::thread::scope(|scope| {
         scope.spawn(|| {
