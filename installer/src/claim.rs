@@ -98,7 +98,11 @@ impl Claim {
                 root.made_directory(&wanted.state_dir.join(DIRECTORY), 0o700)?
             }
         };
-        self.turn_in(&directory, now)
+        match self.turn_in(&directory, now) {
+            // Removed meanwhile, by one that has taken everything off.
+            Err(_) if directory.is_removed()? => Ok(Turn::Another),
+            turn => turn,
+        }
     }
 
     fn turn_in(&mut self, directory: &Directory, now: Instant) -> Result<Turn> {

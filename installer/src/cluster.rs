@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use slog::{Logger, info};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
@@ -14,6 +14,9 @@ const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// One request.
 const REQUEST: Duration = Duration::from_secs(10);
+
+/// The last one, however little time is left.
+const LEAST: Duration = Duration::from_secs(1);
 
 /// Between two.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -72,11 +75,12 @@ fn parts(name: &str) -> Result<(&str, &str)> {
     }
 }
 
-/// Waits until a `DaemonSet` is ready on every node. An API server that does not answer is asked again until time is up.
+/// Waits until a `DaemonSet` is ready on every node, or says what was missing when time was up. An API server that does not answer
+/// is asked again.
 ///
 /// # Errors
-/// Time is up, and what was missing; or this is no pod of a cluster.
-pub fn wait(name: &str, time: Duration, log: &Logger) -> Result<()> {
+/// This is no pod of a cluster.
+pub fn wait(name: &str, time: Duration, log: &Logger) -> Result<Option<String>> {
     let (namespace, daemonset) = parts(name)?;
     let host =
         std::env::var("KUBERNETES_SERVICE_HOST").ok().zip(std::env::var("KUBERNETES_SERVICE_PORT").ok());
@@ -87,9 +91,10 @@ pub fn wait(name: &str, time: Duration, log: &Logger) -> Result<()> {
     let begun = Instant::now();
     let mut said = String::new();
     loop {
-        let lacks = match ask(&url) {
+        let left = time.saturating_sub(begun.elapsed());
+        let lacks = match ask(&url, left.clamp(LEAST, REQUEST)) {
             Ok(found) => match found.lacks() {
-                None => return Ok(()),
+                None => return Ok(None),
                 Some(lacks) => lacks,
             },
             Err(error) => format!("{error:#}"),
@@ -99,7 +104,9 @@ pub fn wait(name: &str, time: Duration, log: &Logger) -> Result<()> {
             said = lacks;
         }
         let left = time.saturating_sub(begun.elapsed());
-        ensure!(!left.is_zero(), "DaemonSet {name} is not ready within {} s: {said}", time.as_secs());
+        if left.is_zero() {
+            return Ok(Some(said));
+        }
         pause(left.min(PAUSE));
     }
 }
@@ -110,7 +117,7 @@ fn pause(time: Duration) {
 }
 
 /// One request. Certificate and token are read each time: both are renewed while we wait.
-fn ask(url: &str) -> Result<DaemonSet> {
+fn ask(url: &str, time: Duration) -> Result<DaemonSet> {
     let account = Path::new(ACCOUNT);
     let read = |name: &str| {
         let path = account.join(name);
@@ -121,7 +128,7 @@ fn ask(url: &str) -> Result<DaemonSet> {
     let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&[authority])).build();
     let agent = ureq::Agent::config_builder()
         .tls_config(tls)
-        .timeout_global(Some(REQUEST))
+        .timeout_global(Some(time))
         .proxy(None)
         .build()
         .new_agent();

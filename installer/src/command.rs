@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
+use slog::error;
 
 use crate::cli::{Cli, Command, Output};
 use crate::settings::Settings;
@@ -35,8 +36,17 @@ pub fn run(cli: &Cli) -> Result<Said> {
     if let Command::Wait(wait) = &cli.command
         && let Some(daemonset) = &wait.daemonset
     {
-        cluster::wait(daemonset, wait.timeout, &log)?;
-        return Ok(Said { text: format!("DaemonSet {daemonset} is ready on every node\n"), code: DONE });
+        return Ok(match cluster::wait(daemonset, wait.timeout, &log)? {
+            None => Said { text: format!("DaemonSet {daemonset} is ready on every node\n"), code: DONE },
+            Some(lacks) => {
+                error!(
+                    log,
+                    "DaemonSet {daemonset} is not ready within {} s: {lacks}",
+                    wait.timeout.as_secs()
+                );
+                Said { text: String::new(), code: NOT_READY }
+            }
+        });
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
     runtime.block_on(async {

@@ -189,6 +189,12 @@ impl Directory {
         Ok((stat.st_dev, stat.st_ino))
     }
 
+    /// Whether it is nowhere any more, and only open, or mounted from where it was.
+    pub fn is_removed(&self) -> Result<bool> {
+        let stat = fstat(&self.fd).with_context(|| format!("look at {}", self.shown("")))?;
+        Ok(stat.st_nlink == 0)
+    }
+
     /// A path that leads to it for as long as it is open.
     pub fn handle(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
@@ -478,6 +484,10 @@ mod tests {
         assert_eq!(directory.read("in", 99).expect("inside"), "inside");
         assert!(directory.read("out", 99).is_err(), "no way out of the root");
         assert_eq!(directory.stamp("in").expect("stamp").map(|stamp| stamp.kind), Some(Kind::Link));
+        assert!(!directory.is_removed().expect("looked"));
+        let gone = root.made_directory(Path::new("/etc/gone"), 0o700).expect("made");
+        fs::remove_dir(host.path().join("etc/gone")).expect("removed");
+        assert!(gone.is_removed().expect("looked"));
         assert!(root.directory(Path::new("/etc/none")).expect("looked").is_none());
         assert!(root.directory(Path::new("/data/there")).expect("looked").is_none(), "a file");
     }

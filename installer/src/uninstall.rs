@@ -84,6 +84,8 @@ struct Uninstaller {
     claim: Claim,
     /// The lists are clean and the claim has done its work: those that ran have seen it.
     holds: bool,
+    /// Everything was off.
+    complete: bool,
     /// Somebody has installed again since.
     over: bool,
     lists: Vec<String>,
@@ -97,7 +99,17 @@ impl Uninstaller {
             settings.entry.without_file().read()
         })?;
         let claim = Claim::new(Purpose::Uninstall)?;
-        Ok(Self { settings, wanted, how, log, claim, holds: false, over: false, lists: Vec::new() })
+        Ok(Self {
+            settings,
+            wanted,
+            how,
+            log,
+            claim,
+            holds: false,
+            complete: false,
+            over: false,
+            lists: Vec::new(),
+        })
     }
 
     /// Again and again, until nothing is left; then waits to be told to end.
@@ -146,7 +158,7 @@ impl Uninstaller {
         if !self.holds {
             self.take_turn(&places.root).await?;
             self.holds = true;
-        } else if self.over || Claim::is_followed(&places.root, &self.wanted)? {
+        } else if self.over || self.is_followed(&places)? {
             self.over = true;
             bail!(
                 "Shunt was installed on this node again, after this began to uninstall; it does nothing more"
@@ -165,9 +177,19 @@ impl Uninstaller {
             clean_up(&places)?;
             removed.complete = removed.problems.is_empty();
         }
+        self.complete |= removed.complete;
         info!(self.log, "{}", if removed.complete { "uninstalled" } else { "uninstalled in part" };
             "podsLeft" => removed.pods_left, "lists" => removed.lists.join(" "));
         Ok(removed)
+    }
+
+    /// Whether somebody installs again. It says so in the state directory, which in a container stays the one that was removed: there,
+    /// a plugin where all was off tells. Our entry alone is none of that: a neighbour may put an old copy of its list back.
+    fn is_followed(&self, places: &Places) -> Result<bool> {
+        let state = places.root.directory(&self.wanted.state_dir)?;
+        let off = self.complete || state.map_or(Ok(true), |state| state.is_removed())?;
+        let plugin = places.bin.as_ref().map_or(Ok(None), |bin| bin.stamp(TYPE))?;
+        Ok(off && plugin.is_some() || Claim::is_followed(&places.root, &self.wanted)?)
     }
 
     /// Waits until the installer that runs, if one does, has seen that it is over.

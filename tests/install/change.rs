@@ -206,7 +206,7 @@ fn a_plugin_that_is_replaced_can_always_be_run() {
     host.uninstall();
 }
 
-/// As kubelet mounts a ConfigMap: a link to a link that is replaced.
+/// As kubelet mounts a `ConfigMap`: a link to a link that is replaced.
 #[test]
 fn an_entry_that_changes() {
     let mut host = Host::new();

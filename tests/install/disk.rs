@@ -156,7 +156,7 @@ fn a_read_only_directory_with_another_plugin() {
     assert_eq!(live.readyz().0, 503);
 }
 
-/// Root may not write everywhere under SELinux; without `CAP_DAC_OVERRIDE` it may not in what is another's.
+/// Root may not write where a policy of the host forbids it; without `CAP_DAC_OVERRIDE` it may not in what is another's.
 fn denied(host: &Host) -> Live {
     let address = live::address();
     let inner = host.command(&["run"]);

@@ -15,7 +15,7 @@ use shunt_tests::{bin, need};
 use crate::runtime::{self, List, Loaded};
 
 /// Longer than anything here takes on a machine that does much else.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The host, below a directory of its own.
 #[derive(Debug)]

@@ -83,11 +83,11 @@ fn one_that_stays_cleans_up_after_the_last_pod() {
     let live = Live::with(&host, &["uninstall", "--stay"]);
     live.ready();
     assert!(live.readyz().1.contains("1 pods stay intercepted"), "{}", live.readyz().1);
-    let _proxy = Runtime::proxy(&pod);
+    let proxy = Runtime::proxy(&pod);
     assert_eq!(runtime.answers(&pod), CAPTURED);
     // containerd forgets some: no DEL ever comes.
     pod.netns.vanish();
-    drop(_proxy);
+    drop(proxy);
     live.wait("it is done", || live.readyz().1.contains("nothing of Shunt is on this node"));
     nothing_left(&host, &before);
     moment(100);
@@ -116,9 +116,12 @@ fn a_node_that_is_installed_anew_while_pods_run() {
     nothing_left(&host, &before);
 }
 
+/// What somebody else has done first.
+type Loss = fn(&Host);
+
 #[test]
 fn whatever_is_missing_already() {
-    let gone: [(&str, fn(&Host)); 6] = [
+    let gone: [(&str, Loss); 6] = [
         ("the plugin", |host| fs::remove_file(host.binary()).expect("there")),
         ("the list", |host| fs::remove_file(host.conf("00-shunt.conflist")).expect("there")),
         ("the state", |host| fs::remove_dir_all(host.path("run/shunt")).expect("there")),

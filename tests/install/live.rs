@@ -60,7 +60,7 @@ impl Live {
 
     /// What it logged.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(&self.log).expect("own file")
+        fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// How many lines of the log have this in them.
@@ -116,6 +116,12 @@ impl Live {
         kill(self.pid(), Signal::SIGTERM).expect("it runs");
         until("it ends on SIGTERM", || self.ended().is_some());
         assert_eq!(self.ended().flatten(), Some(0), "{}", self.log());
+    }
+
+    /// SIGTERM, perhaps before it can say how it ends.
+    pub(crate) fn end(mut self) {
+        kill(self.pid(), Signal::SIGTERM).expect("it runs");
+        until("it ends on SIGTERM", || self.ended().is_some());
     }
 
     /// Its exit code when it has ended; none inside when a signal ended it.

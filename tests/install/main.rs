@@ -5,10 +5,13 @@
     clippy::panic,
     clippy::expect_used,
     clippy::indexing_slicing,
-    reason = "a test that cannot be judged must fail"
+    clippy::float_cmp,
+    reason = "a test that cannot be judged must fail; counts are whole numbers"
 )]
 
 mod change;
+mod clock;
+mod container;
 mod crash;
 mod disk;
 mod health;
@@ -17,8 +20,10 @@ mod leaving;
 mod live;
 mod neighbours;
 mod pods;
+mod property;
 mod reboot;
 mod runtime;
 mod several;
 mod table;
+mod waiting;
 mod watcher;

@@ -64,17 +64,17 @@ fn through_everything(host: &Host, neighbour: &Neighbour, mode: &str) {
     host.once();
     assert_eq!(difference(&less_claim(now), &less_claim(host.everything())), [""; 0], "{what}: once again");
 
-    let live = Live::start(host);
-    live.ready();
+    let running = Live::start(host);
+    running.ready();
     owned(&host.conf(primary.name), &neighbour.changed(), primary.mode, primary.owner);
-    live.wait("the change is followed", || match host.loaded() {
+    running.wait("the change is followed", || match host.loaded() {
         runtime::Loaded::List(list) => list.ours() == 1 && list.text.contains("7.50e1"),
         _ => false,
     });
-    live.ready();
+    running.ready();
     is_made_of(&host.ours(), neighbour, &neighbour.changed(), &what);
     let before_end = host.everything();
-    live.stop();
+    running.stop();
     assert_eq!(difference(&before_end, &host.everything()), [""; 0], "{what}: SIGTERM changes nothing");
 
     owned(&host.conf(primary.name), primary.text, primary.mode, primary.owner);
