@@ -2,10 +2,16 @@
 //!
 //! One file for each command, with its arguments, what they are good for, and `run`.
 
+mod attached;
 mod backend;
 mod completions;
 pub mod explain;
+mod lines;
+mod lists;
 mod man;
+mod pods;
+mod sockets;
+mod status;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,6 +31,8 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 /// Exit code: nobody has found out yet.
 const UNKNOWN: u8 = 3;
+/// Exit code: something is wrong.
+const FOUND: u8 = 3;
 /// Exit code: the pod or the connection is not captured.
 const NOT_CAPTURED: u8 = 4;
 
@@ -33,7 +41,7 @@ Exit codes:
   0  told; `explain`: captured
   1  could not be found out; standard error says why
   2  wrong arguments
-  3  `backend`: this node has not been probed since it booted
+  3  `backend`: this node has not been probed since it booted; `check`: something is wrong
   4  `explain`: not captured";
 
 /// Version of the form of everything that is printed as JSON: fields are added without a new one, none is taken away or changed.
@@ -54,6 +62,8 @@ struct Asked {
 enum Command {
     Backend(backend::Args),
     Explain(Box<explain::Args>),
+    Status(status::Args),
+    Pods(pods::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -112,6 +122,14 @@ impl Said {
         Self { text: text.into(), code, ..Self::default() }
     }
 
+    /// An answer as JSON.
+    fn json(code: u8, answer: &impl serde::Serialize) -> Self {
+        match serde_json::to_string_pretty(answer) {
+            Ok(text) => Self::told(code, text + "\n"),
+            Err(error) => Self::failed(FAILED, &format!("the answer cannot be printed: {error}")),
+        }
+    }
+
     /// No answer. `why` is one line, or more.
     fn failed(code: u8, why: &str) -> Self {
         Self::default().but(code, why)
@@ -130,6 +148,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Said {
         Ok(asked) => match asked.command {
             Command::Backend(args) => backend::run(&args),
             Command::Explain(args) => explain::run(&args),
+            Command::Status(args) => status::run(&args),
+            Command::Pods(args) => pods::run(&args),
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args),
         },
