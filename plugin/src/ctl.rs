@@ -4,6 +4,7 @@
 
 mod attached;
 mod backend;
+mod check;
 mod completions;
 pub mod explain;
 mod lines;
@@ -64,6 +65,7 @@ enum Command {
     Explain(Box<explain::Args>),
     Status(status::Args),
     Pods(pods::Args),
+    Check(check::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -150,6 +152,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Said {
             Command::Explain(args) => explain::run(&args),
             Command::Status(args) => status::run(&args),
             Command::Pods(args) => pods::run(&args),
+            Command::Check(args) => check::run(&args),
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args),
         },

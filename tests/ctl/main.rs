@@ -10,6 +10,7 @@
 )]
 
 mod backend;
+mod check;
 mod explain;
 mod host;
 #[path = "../netns/mesh.rs"]
