@@ -6,11 +6,13 @@ mod attached;
 mod backend;
 mod check;
 mod completions;
+mod detach;
 pub mod explain;
 mod lines;
 mod lists;
 mod man;
 mod pods;
+mod repair;
 mod sockets;
 mod status;
 
@@ -66,6 +68,8 @@ enum Command {
     Status(status::Args),
     Pods(pods::Args),
     Check(check::Args),
+    Repair(repair::Args),
+    Detach(detach::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -153,6 +157,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Said {
             Command::Status(args) => status::run(&args),
             Command::Pods(args) => pods::run(&args),
             Command::Check(args) => check::run(&args),
+            Command::Repair(args) => repair::run(&args),
+            Command::Detach(args) => detach::run(&args),
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args),
         },

@@ -13,10 +13,14 @@ mod backend;
 mod check;
 mod explain;
 mod host;
+#[path = "../robust/kernel.rs"]
+#[expect(dead_code, reason = "made for another suite, which needs more of it")]
+mod kernel;
 #[path = "../netns/mesh.rs"]
 #[expect(dead_code, reason = "made for another suite, which needs more of it")]
 mod mesh;
 mod readme;
+mod repair;
 mod status;
 
 use std::process::Command;
