@@ -7,6 +7,7 @@ mod backend;
 mod check;
 mod completions;
 mod detach;
+mod dump;
 pub mod explain;
 mod lines;
 mod lists;
@@ -70,6 +71,7 @@ enum Command {
     Check(check::Args),
     Repair(repair::Args),
     Detach(detach::Args),
+    Dump(dump::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -159,6 +161,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Said {
             Command::Check(args) => check::run(&args),
             Command::Repair(args) => repair::run(&args),
             Command::Detach(args) => detach::run(&args),
+            Command::Dump(args) => dump::run(&args),
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args),
         },

@@ -11,6 +11,7 @@
 
 mod backend;
 mod check;
+mod dump;
 mod explain;
 mod host;
 #[path = "../robust/kernel.rs"]
