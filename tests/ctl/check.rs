@@ -47,9 +47,9 @@ fn the_lists_of_the_runtime() {
     // Another sorts before.
     host.list("05-flannel.conflist", &json!([{"type": "flannel"}]));
     expect(&host, &node, &["list-before"]);
-    fs::write(host.conf_dir.join("05-flannel.conflist"), "{\"name\": ").expect("half a file");
+    fs::write(host.lists.join("05-flannel.conflist"), "{\"name\": ").expect("half a file");
     expect(&host, &node, &["list-broken"]);
-    fs::remove_file(host.conf_dir.join("05-flannel.conflist")).expect("gone");
+    fs::remove_file(host.lists.join("05-flannel.conflist")).expect("gone");
     expect(&host, &node, &[]);
 
     let plugins = Host::plugins();
@@ -75,12 +75,12 @@ fn the_lists_of_the_runtime() {
     expect(&host, &node, &[]);
 
     // The plugin goes, the entry stays.
-    let plugin = host.bin_dir.join("shunt");
+    let plugin = host.plugins_at.join("shunt");
     fs::remove_file(&plugin).expect("gone");
     expect(&host, &node, &["plugin-missing"]);
     symlink(shunt_tests::bin::shunt(), plugin).expect("back");
     expect(&host, &node, &[]);
-    fs::remove_file(host.conf_dir.join("10-calico.conflist")).expect("gone");
+    fs::remove_file(host.lists.join("10-calico.conflist")).expect("gone");
     expect(&host, &node, &["no-list"]);
 }
 
@@ -100,9 +100,9 @@ fn mounts_that_are_not_there() {
             shunt_tests::bin::shuntctl().display(),
             node.directory().join("state").display(),
             bpf.display(),
-            host.conf_dir.display(),
-            host.bin_dir.display(),
-            host.netns_dir.display()
+            host.lists.display(),
+            host.plugins_at.display(),
+            host.namespaces.display()
         )
     };
     let said = run(&check(&nowhere));
@@ -213,7 +213,7 @@ fn pods_that_are_meshed_and_not_captured() {
     let mut mesh = Mesh::before_add(Shape::dual());
     let host = Host::new(&mesh.node);
     mesh.node.call_bare("STATUS", |_| ()).ok();
-    symlink(mesh.pod.netns.path(), host.netns_dir.join("cni-1")).expect("a link");
+    symlink(mesh.pod.netns.path(), host.namespaces.join("cni-1")).expect("a link");
     expect(&host, &mesh.node, &[]);
     // From before the plugin was in the list.
     mesh.start_proxy();
@@ -242,7 +242,7 @@ fn pods_that_are_meshed_and_not_captured() {
     // It ends, and no DEL comes.
     mesh.proxy = None;
     vanish(&mesh.node, &mesh.pod);
-    fs::remove_file(host.netns_dir.join("cni-1")).expect("gone");
+    fs::remove_file(host.namespaces.join("cni-1")).expect("gone");
     expect(&host, &mesh.node, &["ended"]);
     mesh.node.ask(&["sweep"]);
     expect(&host, &mesh.node, &[]);

@@ -31,9 +31,9 @@ fn what_a_bug_report_needs_and_no_secrets() {
     host.list("10-calico.conflist", &plugins);
     let log = mesh.node.directory().join("shunt.log");
     let mut text = fs::read_to_string(&log).expect("a log");
-    text.push_str(&format!(
-        "{{\"msg\":\"x\",\"details\":\"refused Bearer {PLANTED}\",\"password\":\"{PLANTED}\"}}\n"
-    ));
+    let line = json!({"msg": "x", "details": format!("refused Bearer {PLANTED}"), "password": PLANTED});
+    text.push_str(&line.to_string());
+    text.push('\n');
     fs::write(&log, text).expect("written");
     let (code, bundle) = host.ctl_json(&mesh.node, &["dump"]);
     assert_eq!(code, 0);

@@ -14,9 +14,9 @@ use crate::Said;
 
 /// The directories.
 pub(crate) struct Host {
-    pub(crate) conf_dir: PathBuf,
-    pub(crate) bin_dir: PathBuf,
-    pub(crate) netns_dir: PathBuf,
+    pub(crate) lists: PathBuf,
+    pub(crate) plugins_at: PathBuf,
+    pub(crate) namespaces: PathBuf,
 }
 
 impl Host {
@@ -27,8 +27,8 @@ impl Host {
             fs::create_dir_all(&path).expect("a directory");
             path
         };
-        let host = Self { conf_dir: place("net.d"), bin_dir: place("bin"), netns_dir: place("netns") };
-        symlink(bin::shunt(), host.bin_dir.join("shunt")).expect("a link");
+        let host = Self { lists: place("net.d"), plugins_at: place("bin"), namespaces: place("netns") };
+        symlink(bin::shunt(), host.plugins_at.join("shunt")).expect("a link");
         host.list("10-calico.conflist", &Self::plugins());
         host
     }
@@ -46,7 +46,7 @@ impl Host {
     /// Writes a list.
     pub(crate) fn list(&self, name: &str, plugins: &Value) {
         let text = json!({"name": "pods", "cniVersion": "1.0.0", "plugins": plugins}).to_string();
-        fs::write(self.conf_dir.join(name), text).expect("a list");
+        fs::write(self.lists.join(name), text).expect("a list");
     }
 
     /// Runs a command that looks at lists.
@@ -54,9 +54,11 @@ impl Host {
         let state = node.directory().join("state");
         let mut command = Command::new(bin::shuntctl());
         command.args(words).arg("--state-dir").arg(state).arg("--bpf-dir").arg(node.bpf_dir());
-        command.arg("--conf-dir").arg(&self.conf_dir).arg("--bin-dir").arg(&self.bin_dir);
+        if matches!(words[0], "status" | "check" | "dump") {
+            command.arg("--conf-dir").arg(&self.lists).arg("--bin-dir").arg(&self.plugins_at);
+        }
         match words[0] {
-            "check" => _ = command.arg("--netns-dir").arg(&self.netns_dir),
+            "check" => _ = command.arg("--netns-dir").arg(&self.namespaces),
             "dump" => _ = command.arg("--log-file").arg(node.directory().join("shunt.log")),
             _ => {}
         }

@@ -78,8 +78,7 @@ fn what_the_installer_says() {
     let claim = node.directory().join("state/installer");
     fs::create_dir_all(&claim).expect("a directory");
     fs::write(claim.join("claim"), "some-id install\n").expect("a claim");
-    fs::rename(host.conf_dir.join("10-calico.conflist"), host.conf_dir.join("00-shunt.conflist"))
-        .expect("renamed");
+    fs::rename(host.lists.join("10-calico.conflist"), host.lists.join("00-shunt.conflist")).expect("renamed");
     let (_, answer) = host.ctl_json(&node, &["status", "--installer", &at]);
     assert_eq!(
         answer["installer"],

@@ -4,6 +4,7 @@ mod hooks;
 mod host;
 mod pod;
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use nix::unistd::geteuid;
@@ -171,21 +172,18 @@ pub(super) fn called(attached: &Attached) -> String {
 
 fn text(answer: &Answer) -> String {
     let mut text = String::new();
-    for finding in &answer.findings {
-        let severity = match finding.severity {
+    // Writing to a text does not fail.
+    for Finding { severity, code, pod, seen, todo } in &answer.findings {
+        let severity = match severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
             Severity::Note => "note",
         };
-        let whose = finding.pod.as_deref().unwrap_or("node");
-        text.push_str(&format!("{severity:<8} {:<18} {whose}: {}\n", finding.code, finding.seen));
-        text.push_str(&format!("{:27} → {}\n", "", finding.todo));
+        let whose = pod.as_deref().unwrap_or("node");
+        let _never = writeln!(text, "{severity:<8} {code:<18} {whose}: {seen}\n{:27} → {todo}", "");
     }
     let faults = answer.findings.iter().filter(|finding| finding.severity != Severity::Note).count();
-    let looked = answer.looked;
-    text.push_str(&match faults {
-        0 => format!("looked at the node and {looked} attachments: nothing is wrong\n"),
-        _ => format!("looked at the node and {looked} attachments: {faults} findings\n"),
-    });
+    let what = if faults == 0 { "nothing is wrong".to_owned() } else { format!("{faults} findings") };
+    let _never = writeln!(text, "looked at {} attachments: {what}", answer.looked);
     text
 }

@@ -1,5 +1,6 @@
 //! `shuntctl detach`: a pod that runs is set free.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
@@ -64,10 +65,10 @@ pub(super) fn run(args: &Args) -> Said {
         if let Err(error) = detached(places, one) {
             return Said::told(FAILED, text).but(FAILED, &format!("{}: {}", who(one), error.details()));
         }
-        text.push_str(&format!(
-            "detached {}: its new connections go past the proxy, out and in; those that the proxy holds go on through it\n",
-            who(one)
-        ));
+        let what =
+            "its new connections go past the proxy, out and in; those that the proxy holds go on through it";
+        // Writing to a text does not fail.
+        let _never = writeln!(text, "detached {}: {what}", who(one));
     }
     text.push_str("it is captured again when the pod is restarted\n");
     Said::told(TOLD, text)

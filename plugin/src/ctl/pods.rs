@@ -11,6 +11,7 @@ use super::attached::{Attached, Counted, Listening, Objects, all, proxy};
 use super::explain::find::named;
 use super::lines::columns;
 use super::{Directories, EXIT_CODES, FAILED, Format, JSON_VERSION, Said, TOLD};
+use crate::attachment::Attachment;
 use crate::backend::{Places, Receipt};
 use crate::cni::PodRef;
 use crate::note::{Note, Notes, What};
@@ -163,7 +164,7 @@ fn row(places: Places<'_>, attached: &Attached, objects: &mut Objects, quick: bo
         name,
         uid,
         container: attachment.map_or(attached.name.as_str(), |it| it.container_id()).to_owned(),
-        interface: part(attachment.map(|it| it.ifname())),
+        interface: part(attachment.map(Attachment::ifname)),
         netns: record.map(|record| record.netns.clone()),
         network: record.map(|record| record.network.clone()),
         mesh: record.map(|record| record.plan.mesh),

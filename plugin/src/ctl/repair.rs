@@ -249,10 +249,11 @@ fn text(answer: &Answer) -> String {
     let count = |result| answer.pods.iter().filter(|pod| pod.result == result).count();
     let (repaired, failed, differs) = (count(End::Repaired), count(End::Failed), count(End::Differs));
     let all = answer.pods.len();
-    lines.0.push_str(&if answer.dry_run {
-        format!("{all} attachments, {differs} differ; nothing was changed\n")
+    let what = if answer.dry_run {
+        format!("{differs} differ; nothing was changed")
     } else {
-        format!("{all} attachments, {repaired} repaired, {failed} failed\n")
-    });
+        format!("{repaired} repaired, {failed} failed")
+    };
+    lines.put("", &format!("{all} attachments: {what}"));
     lines.0
 }

@@ -170,13 +170,12 @@ fn loaded(lists: &Lists, host: &Host) -> Vec<Finding> {
             "remove one of the two",
         ));
     }
-    match list.settings() {
-        Some(Err(why)) => findings.push(Finding::error(
+    if let Some(Err(why)) = list.settings() {
+        findings.push(Finding::error(
             "entry-refused",
             format!("the plugin refuses our entry in {}: {why}", list.file),
             "correct it; until then ADD fails for every pod",
-        )),
-        Some(Ok(_)) | None => {}
+        ));
     }
     let hands_over = |capability: &str| {
         let entry = list.entry.as_ref().and_then(|entry| entry.get("capabilities"));
