@@ -2,13 +2,23 @@
 //!
 //! One file for each command, with its arguments, what they are good for, and `run`.
 
+mod attached;
 mod backend;
 mod captured;
+mod check;
 mod clock;
 mod completions;
+mod detach;
+mod dump;
 pub mod explain;
 mod flows;
+mod lines;
+mod lists;
 mod man;
+mod pods;
+mod repair;
+mod sockets;
+mod status;
 mod stream;
 mod table;
 mod top;
@@ -32,6 +42,8 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 /// Exit code: nobody has found out yet.
 const UNKNOWN: u8 = 3;
+/// Exit code: something is wrong.
+const FOUND: u8 = 3;
 /// Exit code: the pod or the connection is not captured.
 const NOT_CAPTURED: u8 = 4;
 
@@ -40,7 +52,7 @@ Exit codes:
   0  told; `explain`: captured
   1  could not be found out; standard error says why
   2  wrong arguments
-  3  `backend`: this node has not been probed since it booted
+  3  `backend`: this node has not been probed since it booted; `check`: something is wrong
   4  `explain`: not captured";
 
 /// Version of the form of everything that is printed as JSON: fields are added without a new one, none is taken away or changed.
@@ -64,6 +76,12 @@ enum Command {
     Trace(trace::Args),
     Flows(flows::Args),
     Top(top::Args),
+    Status(status::Args),
+    Pods(pods::Args),
+    Check(check::Args),
+    Repair(repair::Args),
+    Detach(detach::Args),
+    Dump(dump::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -122,6 +140,14 @@ impl Said {
         Self { text: text.into(), code, ..Self::default() }
     }
 
+    /// An answer as JSON.
+    fn json(code: u8, answer: &impl serde::Serialize) -> Self {
+        match serde_json::to_string_pretty(answer) {
+            Ok(text) => Self::told(code, text + "\n"),
+            Err(error) => Self::failed(FAILED, &format!("the answer cannot be printed: {error}")),
+        }
+    }
+
     /// No answer. `why` is one line, or more.
     fn failed(code: u8, why: &str) -> Self {
         Self::default().but(code, why)
@@ -143,6 +169,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Said {
             Command::Trace(args) => trace::run(&args),
             Command::Flows(args) => flows::run(&args),
             Command::Top(args) => top::run(&args),
+            Command::Status(args) => status::run(&args),
+            Command::Pods(args) => pods::run(&args),
+            Command::Check(args) => check::run(&args),
+            Command::Repair(args) => repair::run(&args),
+            Command::Detach(args) => detach::run(&args),
+            Command::Dump(args) => dump::run(&args),
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args),
         },

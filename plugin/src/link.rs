@@ -243,7 +243,8 @@ pub fn loopback_with(addresses: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
     })
 }
 
-const PASSTHROUGH: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+/// Where a proxy hands inbound connections on from, in a pod with IPv6.
+pub const PASSTHROUGH: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 const LOCAL_TABLE: u32 = 255;
 
 /// Has a conversation with the kernel in the calling thread's namespace: a netlink socket belongs to the one it was opened in.

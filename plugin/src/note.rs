@@ -87,6 +87,15 @@ pub enum What {
 }
 
 impl What {
+    /// The word for it.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Skipped { .. } => "skipped",
+            Self::Open { .. } => "open",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
     /// Of a pod that policy leaves alone.
     pub(crate) fn skipped(reason: &Reason) -> Self {
         Self::Skipped {

@@ -10,17 +10,26 @@
 )]
 
 mod backend;
+mod check;
+mod dump;
 mod explain;
+mod host;
+#[path = "../robust/kernel.rs"]
+#[expect(dead_code, reason = "made for another suite, which needs more of it")]
+mod kernel;
 #[path = "../netns/mesh.rs"]
 #[expect(dead_code, reason = "made for another suite, which needs more of it")]
 mod mesh;
 mod readme;
+mod repair;
+mod status;
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use shunt_tests::bin;
-use shunt_tests::node::Node;
+use shunt_tests::node::{Node, Pod};
 use shunt_tests::schema::violations;
 
 /// What a command said.
@@ -29,6 +38,18 @@ pub(crate) struct Said {
     pub(crate) code: i32,
     pub(crate) out: String,
     pub(crate) err: String,
+}
+
+/// The pod's namespace goes without a DEL; the kernel takes a moment for it.
+#[track_caller]
+pub(crate) fn vanish(node: &Node, pod: &Pod) {
+    pod.netns.vanish();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let is_alive = || ctl_json(node, &["pods", "--quick"]).1["pods"][0]["alive"] == true;
+    while is_alive() {
+        assert!(Instant::now() < deadline, "the namespace stays");
+        std::thread::yield_now();
+    }
 }
 
 /// Runs a command on a node.

@@ -1,11 +1,19 @@
 //! What the kernel has of one pod, read back for people: what its programs really look at.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
 use aya::maps::lpm_trie::Key;
 use aya::maps::{MapData, SockHash};
 use shunt_abi::{ListenerKey, PodKey, Rule, RuleKey, TrieKey, names};
 
 use super::pins::Layout;
 use super::pod::{PodPins, open, present, seen, trie};
+use super::programs::attach_type;
+use super::sys;
 use crate::fault::{Outcome, Tried as _};
 
 /// The pod's rules, as [`super::rules::Encoded`] has them.
@@ -31,16 +39,50 @@ pub fn has_listened(layout: &Layout, cookie: PodKey) -> Outcome<bool> {
 
 /// The listeners of the pod's proxy that the programs know. The kernel forgets one that is closed.
 pub fn listeners(layout: &Layout, cookie: PodKey) -> Outcome<Vec<ListenerKey>> {
-    // The map is everybody's. A key that goes while it is listed starts the list anew: it ends all the same.
+    Ok(every_listener(layout)?.remove(&cookie).unwrap_or_default())
+}
+
+/// The same of all pods, which costs as much.
+pub fn every_listener(layout: &Layout) -> Outcome<BTreeMap<PodKey, Vec<ListenerKey>>> {
+    // A key that goes while the map is listed starts the list anew: it ends all the same.
     const MOST: usize = 1 << 18;
     let map: SockHash<MapData, ListenerKey> =
         SockHash::try_from(open(layout, names::LISTENERS)?).tried(|| "use the map of listeners")?;
-    let mut found = Vec::new();
+    let mut found: BTreeMap<PodKey, Vec<ListenerKey>> = BTreeMap::new();
     for key in map.keys().take(MOST) {
         let key = key.tried(|| "list the listeners of proxies")?;
-        if key.pod == cookie && !found.contains(&key) {
-            found.push(key);
+        let of_pod = found.entry(key.pod).or_default();
+        if !of_pod.contains(&key) {
+            of_pod.push(key);
         }
     }
     Ok(found)
+}
+
+/// A program on a hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hooked {
+    /// Its id.
+    pub id: u32,
+    /// The name it was loaded under; empty where the kernel does not say.
+    pub name: String,
+}
+
+/// The programs attached to a cgroup itself where the shared program `name` would be, in the order in which they run.
+pub fn hooked(cgroup: &Path, name: &str) -> Outcome<Vec<Hooked>> {
+    let what = || format!("ask which programs are attached to cgroup {}", cgroup.display());
+    let directory = File::open(cgroup).tried(what)?;
+    let ids = sys::programs_on(directory.as_fd(), attach_type(name)).tried(what)?;
+    // One that is gone by now has no name.
+    Ok(ids.into_iter().map(|id| Hooked { id, name: sys::program_name(id).unwrap_or_default() }).collect())
+}
+
+/// The id of a pinned program; `None` if there is no such pin.
+pub fn program_id(pin: &Path) -> Outcome<Option<u32>> {
+    let what = || format!("ask program {}", pin.display());
+    match sys::open(pin) {
+        Ok(program) => Ok(Some(sys::program_id(program.as_fd()).tried(what)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).tried(what),
+    }
 }

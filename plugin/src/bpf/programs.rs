@@ -137,7 +137,8 @@ pub fn cgroup_id(directory: &File) -> Outcome<u64> {
     Ok(directory.metadata().tried(|| "ask the cgroup's directory for its inode")?.ino())
 }
 
-fn attach_type(program: &str) -> bpf_attach_type {
+/// The hook of a shared program, and of `getsockopt`.
+pub(super) fn attach_type(program: &str) -> bpf_attach_type {
     match program {
         names::CONNECT4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
         names::CONNECT6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
@@ -294,11 +295,13 @@ pub(crate) fn discard_if_unused(bpf_dir: &Path, layout: &Layout) -> Outcome<bool
 
 const BPF_FS_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::BPF_FS_MAGIC;
 
+/// Whether a path is on a BPF file system.
+pub fn is_bpffs(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path).is_ok_and(|status| status.filesystem_type() == BPF_FS_MAGIC)
+}
+
 /// Makes sure that pins can be made under `bpf_dir`: its parent is a bpffs, or becomes one.
 fn mount_bpffs(bpf_dir: &Path) -> Outcome<()> {
-    let is_bpffs = |path: &Path| {
-        nix::sys::statfs::statfs(path).is_ok_and(|status| status.filesystem_type() == BPF_FS_MAGIC)
-    };
     if is_bpffs(bpf_dir) {
         return Ok(());
     }

@@ -19,7 +19,9 @@ const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const PROG_LOAD: libc::c_int = 5;
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const PROG_QUERY: libc::c_int = 16;
 const LINK_CREATE: libc::c_int = 28;
 
 const PROG_TYPE_SK_LOOKUP: u32 = 30;
@@ -119,17 +121,81 @@ impl LinkInfo {
 
 /// Asks a link.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    let mut info = LinkInfo::default();
+    ask(link, &mut info)?;
+    Ok(info)
+}
+
+/// Has the kernel fill `info`, or as much of it as it knows.
+fn ask<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
         fd: u32,
         length: u32,
         info: u64,
     }
-    let mut info = LinkInfo::default();
-    let length = u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?;
-    let mut attr = Attr { fd: raw(link), length, info: address(std::ptr::from_mut(&mut info)) };
-    bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info)
+    let length = u32::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    let mut attr = Attr { fd: raw(object), length, info: address(std::ptr::from_mut(info)) };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
+}
+
+/// Ids of the programs attached to a cgroup itself for one kind of call, in the order in which they run.
+pub(super) fn programs_on(cgroup: BorrowedFd<'_>, kind: bpf_attach_type) -> io::Result<Vec<u32>> {
+    // The kernel takes no more than this on one cgroup.
+    const MOST: usize = 64;
+    #[repr(C)]
+    struct Attr {
+        target: u32,
+        kind: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        padding: u32,
+    }
+    let mut ids = [0_u32; MOST];
+    let count = u32::try_from(MOST).map_err(io::Error::other)?;
+    let mut attr = Attr {
+        target: raw(cgroup),
+        kind: kind as u32,
+        query_flags: 0,
+        attach_flags: 0,
+        ids: address(ids.as_mut_ptr()),
+        count,
+        padding: 0,
+    };
+    bpf(PROG_QUERY, &mut attr)?;
+    let count = usize::try_from(attr.count).map_err(io::Error::other)?;
+    Ok(ids.into_iter().take(count).collect())
+}
+
+/// The id of a program.
+pub(super) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // The beginning of `struct bpf_prog_info`: type and id.
+    let mut info = [0_u32; 2];
+    ask(program, &mut info)?;
+    Ok(info[1])
+}
+
+/// The name a program was loaded under.
+pub(super) fn program_name(id: u32) -> io::Result<String> {
+    #[repr(C)]
+    struct Attr {
+        id: u32,
+        next: u32,
+        flags: u32,
+    }
+    /// The beginning of `struct bpf_prog_info`, up to the name.
+    #[repr(C)]
+    struct Info {
+        before: [u64; 8],
+        name: [u8; 16],
+    }
+    let program = owned(bpf(PROG_GET_FD_BY_ID, &mut Attr { id, next: 0, flags: 0 })?);
+    let mut info = Info { before: [0; 8], name: [0; 16] };
+    ask(program.as_fd(), &mut info)?;
+    let name = info.name.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
 }
 
 /// Loads an `sk_lookup` program from instructions whose map references are resolved.

@@ -1,7 +1,7 @@
 //! `shuntctl explain`: is this pod captured, why, with what, and what becomes of this connection.
 
 mod answer;
-mod find;
+pub(super) mod find;
 mod node;
 mod paper;
 mod show;
@@ -179,6 +179,12 @@ pub(super) fn run(args: &Args) -> Said {
         Some(text) => Said::told(code(&answer), text),
         None => Said::failed(FAILED, "the answer cannot be printed"),
     }
+}
+
+/// What is said of the attachment of a container, for a bundle.
+pub(super) fn captured(directories: &Directories, container: &str) -> Result<serde_json::Value, String> {
+    let answer = node::of(directories, &find::Target::Pod(container.to_owned()), None)?;
+    serde_json::to_value(answer).map_err(|error| error.to_string())
 }
 
 fn code(answer: &Answer) -> u8 {

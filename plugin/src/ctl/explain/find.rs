@@ -14,15 +14,20 @@ use crate::record::{Record, Records, read_whole};
 
 /// Who is asked about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Target {
+pub(in crate::ctl) enum Target {
     Netns(PathBuf),
     Process(u32),
     Pod(String),
 }
 
 impl Target {
+    /// Who is called so on this node.
+    pub(in crate::ctl) fn here(text: &str) -> Result<Self, String> {
+        Self::parse(text, |pid| Path::new(&format!("/proc/{pid}")).is_dir())
+    }
+
     /// A path begins with a slash; a number is a process if there is such a one.
-    pub(super) fn parse(text: &str, is_process: impl Fn(u32) -> bool) -> Result<Self, String> {
+    pub(in crate::ctl) fn parse(text: &str, is_process: impl Fn(u32) -> bool) -> Result<Self, String> {
         let process = |digits: &str| digits.parse::<u32>().ok();
         if let Some(digits) = text.strip_prefix("pid:") {
             return process(digits)
@@ -47,17 +52,17 @@ impl Target {
 
 /// What was found.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(in crate::ctl) struct Found {
     /// What ADD recorded, newest first; all of one namespace.
-    pub(super) records: Vec<Record>,
+    pub(in crate::ctl) records: Vec<Record>,
     /// What ADD noted, newest first.
-    pub(super) notes: Vec<Note>,
+    pub(in crate::ctl) notes: Vec<Note>,
     /// The namespace, where that is what was asked about.
-    pub(super) netns: Option<Netns>,
+    pub(in crate::ctl) netns: Option<Netns>,
     /// It is the one this process runs in.
-    pub(super) host: bool,
+    pub(in crate::ctl) host: bool,
     /// Ids of the process that was asked about, as the kernel sees them.
-    pub(super) ids: Option<(u32, u32)>,
+    pub(in crate::ctl) ids: Option<(u32, u32)>,
 }
 
 /// What of a record tells whose it is.
@@ -70,7 +75,7 @@ struct Label {
 }
 
 /// Finds it.
-pub(super) fn find(places: Places<'_>, target: &Target) -> Result<Found, String> {
+pub(in crate::ctl) fn find(places: Places<'_>, target: &Target) -> Result<Found, String> {
     let mut found = Found::default();
     match target {
         Target::Pod(name) => {
@@ -100,12 +105,12 @@ fn of_netns(places: Places<'_>, path: &Path, found: &mut Found) -> Result<(), St
 }
 
 /// Whether a path leads to a namespace.
-pub(super) fn is_at(path: &Path, identity: Identity) -> bool {
+pub(in crate::ctl) fn is_at(path: &Path, identity: Identity) -> bool {
     Netns::open(path).is_ok_and(|netns| netns.identity() == identity)
 }
 
 /// Whether a record's namespace is still there.
-pub(super) fn is_alive(record: &Record) -> bool {
+pub(in crate::ctl) fn is_alive(record: &Record) -> bool {
     is_at(&record.netns, record.netns_identity)
 }
 
@@ -119,7 +124,7 @@ fn is_called(name: &str, pod: &PodRef, attachment: &Attachment) -> bool {
 }
 
 /// The pod as a record describes it: "namespace/name uid".
-pub(super) fn named(described: &str) -> PodRef {
+pub(in crate::ctl) fn named(described: &str) -> PodRef {
     let (name, uid) = described.split_once(' ').unwrap_or((described, ""));
     let (namespace, name) = name.split_once('/').unwrap_or(("", name));
     let part = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -192,7 +197,7 @@ fn ids(pid: u32) -> Option<(u32, u32)> {
 
 impl Found {
     /// A newer note than the record that counts, about an ADD that failed.
-    pub(super) fn failed_since(&self) -> Option<&Note> {
+    pub(in crate::ctl) fn failed_since(&self) -> Option<&Note> {
         self.notes.iter().find(|note| matches!(note.what, What::Failed { .. }))
     }
 }

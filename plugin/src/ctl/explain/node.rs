@@ -1,12 +1,10 @@
 //! On a node: what the plugin recorded, what the kernel has.
 
-use std::fs;
-use std::io;
-use std::path::Path;
-
 use shunt_abi::{LISTENERS_PER_SLOT, ListenerKey, PodConfig, Rule, RuleKey, VERSION, slot};
 use shunt_api::Backend;
 
+use super::super::Directories;
+use super::super::sockets::{Socket, listening};
 use super::Args;
 use super::answer::{Answer, Chosen, Connection, Failure, Listener, Pod, Proxy, State};
 use super::find::{Found, Target, find, is_alive, named};
@@ -20,7 +18,7 @@ use crate::bpf::pod::{configuration, counts};
 use crate::bpf::rules::{Ids, encoded};
 use crate::cni::PodRef;
 use crate::error::chain;
-use crate::fault::{Fault, Outcome, Tried as _};
+use crate::fault::{Fault, Outcome};
 use crate::link;
 use crate::netns::Netns;
 use crate::note::{Note, What};
@@ -32,10 +30,17 @@ use crate::userns;
 
 /// Answers.
 pub(super) fn answer(args: &Args, target: &str) -> Result<Answer, String> {
-    let places = args.directories.places();
-    let target = Target::parse(target, |pid| Path::new(&format!("/proc/{pid}")).is_dir())?;
-    let found = find(places, &target)?;
-    let question = args.question();
+    of(&args.directories, &Target::here(target)?, args.question())
+}
+
+/// The same, whoever asks.
+pub(super) fn of(
+    directories: &Directories,
+    target: &Target,
+    question: Option<Question>,
+) -> Result<Answer, String> {
+    let places = directories.places();
+    let found = find(places, target)?;
     if let Some(record) = found.records.first()
         && (is_alive(record) || found.notes.is_empty())
     {
@@ -236,8 +241,8 @@ fn remember(record: &Record, answer: &mut Answer) {
 struct Kernel {
     /// Of the eBPF backend, of this version: what its programs look at.
     programs: Option<Programs>,
-    /// Ports on which somebody listens in the pod, TCP and UDP.
-    open: Option<Vec<(bool, u16)>>,
+    /// Who listens in the pod.
+    open: Option<Vec<Socket>>,
 }
 
 struct Programs {
@@ -272,7 +277,7 @@ impl Kernel {
                 notes.push("programs of another version serve it: what they have is not read".to_owned());
             }
         }
-        let open = netns.run(listening).map_err(|fault| notes.push(chain(&fault))).ok();
+        let open = listening(netns).map_err(|fault| notes.push(chain(&fault))).ok();
         Self { programs, open }
     }
 
@@ -282,7 +287,8 @@ impl Kernel {
     }
 
     fn is_open(&self, udp: bool, port: u16) -> Option<bool> {
-        self.open.as_ref().map(|open| open.contains(&(udp, port)))
+        let is_it = |socket: &Socket| (socket.udp, socket.port) == (udp, port);
+        self.open.as_ref().map(|open| open.iter().any(is_it))
     }
 
     fn proxy(&self, plan: &Plan) -> Proxy {
@@ -365,46 +371,4 @@ fn outside(netns: &Netns, uid: u32, gid: u32) -> Result<(u32, u32), String> {
     let asked = Plan { exempt_gids: vec![gid], ..Plan::of_everything(1, 2, vec![uid]) };
     let Ids { uids, gids, .. } = userns::outside(netns, &asked).map_err(|fault| chain(&fault))?;
     Ok((uids.first().copied().unwrap_or(uid), gids.first().copied().unwrap_or(gid)))
-}
-
-/// Ports somebody listens on in the namespace of the calling thread: TCP, and UDP (true).
-fn listening() -> Outcome<Vec<(bool, u16)>> {
-    let mut open = Vec::new();
-    for (file, udp) in [("tcp", false), ("tcp6", false), ("udp", true), ("udp6", true)] {
-        let path = format!("/proc/thread-self/net/{file}");
-        let text = match fs::read_to_string(&path) {
-            // A kernel without IPv6 has no file for it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            text => text.tried(|| format!("read {path}"))?,
-        };
-        open.extend(text.lines().skip(1).filter_map(|line| bound(line, udp)).map(|port| (udp, port)));
-    }
-    open.sort_unstable();
-    open.dedup();
-    Ok(open)
-}
-
-/// The port of a line of `/proc/net/tcp` that is a listener's, or of `/proc/net/udp` that is not connected.
-fn bound(line: &str, udp: bool) -> Option<u16> {
-    let mut fields = line.split_whitespace().skip(1);
-    let local = fields.next()?;
-    let state = fields.nth(1)?;
-    let port = u16::from_str_radix(local.rsplit(':').next()?, 16).ok()?;
-    (state == if udp { "07" } else { "0A" }).then_some(port)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::bound;
-
-    #[test]
-    fn who_listens() {
-        let line = "   0: 00000000:3A99 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1337        0 1 1 0 100 0 0 10 0";
-        assert_eq!(bound(line, false), Some(15001));
-        assert_eq!(bound(line, true), None);
-        let connected =
-            "   1: 0100007F:3A99 0100007F:CB2E 01 00000000:00000000 00:00000000 00000000  1337 0 1 1";
-        assert_eq!(bound(connected, false), None);
-        assert_eq!(bound("", false), None);
-    }
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use super::super::lines::Lines;
 use super::answer::{Answer, Connection, Failure, Listener, Pod, Proxy, State, Verdict};
 use crate::policy::source::{Origin, Source};
 
@@ -52,25 +53,6 @@ pub(super) fn text(answer: &Answer) -> String {
         plan(&mut lines, answer);
     }
     lines.0
-}
-
-#[derive(Default)]
-struct Lines(String);
-
-impl Lines {
-    fn put(&mut self, name: &str, text: &str) {
-        // Writing to a text does not fail.
-        let _never = writeln!(self.0, "{}", format!("{name:<11}{text}").trim_end());
-    }
-
-    /// What belongs to the line before.
-    fn again(&mut self, text: &str) {
-        if self.0.ends_with('\n') {
-            self.0.pop();
-        }
-        let column = self.0.rsplit('\n').next().map_or(0, |line| line.chars().count());
-        let _never = writeln!(self.0, "{:1$}{text}", "", 11_usize.saturating_sub(column));
-    }
 }
 
 fn who(pod: &Pod) -> String {
