@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, unlinkat};
 
@@ -26,6 +26,11 @@ const TEMPORARY: (&str, &str) = (".shunt.", ".tmp");
 /// Whether a name is one that a write of ours, killed half-way, leaves.
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with(TEMPORARY.0) && name.ends_with(TEMPORARY.1)
+}
+
+/// Whether the reason is that something is not there.
+pub fn is_missing(error: &anyhow::Error) -> bool {
+    error.root_cause().downcast_ref() == Some(&Errno::ENOENT)
 }
 
 /// Owner and mode of a file.
@@ -244,20 +249,37 @@ impl Directory {
 
     /// Puts a file in place, whole or not at all.
     pub fn write(&self, name: &str, content: &mut dyn Read, like: Like) -> Result<()> {
+        self.write_over(name, content, like, None).map(drop)
+    }
+
+    /// The same, but not over anything else than `over`. False if that stands there no more.
+    pub fn write_over(
+        &self,
+        name: &str,
+        content: &mut dyn Read,
+        like: Like,
+        over: Option<Stamp>,
+    ) -> Result<bool> {
         let what = || format!("write {}", self.shown(name));
         let temporary = temporary_name();
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         let fd = openat(&self.fd, temporary.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .with_context(|| format!("create {}", self.shown(&temporary)))
             .with_context(what)?;
-        let written = filled(File::from(fd), content, like)
-            .and_then(|()| Ok(renameat(&self.fd, temporary.as_str(), &self.fd, name)?));
-        if let Err(error) = written {
+        let written = filled(File::from(fd), content, like).and_then(|()| {
+            let stands = over.is_none() || self.stamp(name)? == over;
+            if stands {
+                renameat(&self.fd, temporary.as_str(), &self.fd, name)?;
+            }
+            Ok(stands)
+        });
+        if !matches!(written, Ok(true)) {
             // The first error is the one to tell; what stays is swept by the next pass.
             let _later = unlinkat(&self.fd, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
-            return Err(error).with_context(what);
+            return written.with_context(what);
         }
-        self.sync().with_context(what)
+        self.sync().with_context(what)?;
+        Ok(true)
     }
 
     /// Gives a file another mode.
@@ -272,6 +294,17 @@ impl Directory {
         renameat(&self.fd, from, &self.fd, to)
             .with_context(|| format!("rename {} to {to}", self.shown(from)))?;
         self.sync()
+    }
+
+    /// Gives a file back a name that nothing else has. False if something has.
+    pub fn rename_back(&self, from: &str, to: &str) -> Result<bool> {
+        match renameat2(&self.fd, from, &self.fd, to, RenameFlags::RENAME_NOREPLACE) {
+            Ok(()) => self.sync().map(|()| true),
+            Err(Errno::EEXIST) => Ok(false),
+            // A file system that cannot.
+            Err(Errno::EINVAL) => self.rename(from, to).map(|()| true),
+            Err(error) => Err(error).with_context(|| format!("rename {} to {to}", self.shown(from))),
+        }
     }
 
     /// Removes a file; nothing there is success.
@@ -355,6 +388,22 @@ mod tests {
         assert!(format!("{error:#}").contains("/etc/cni/a: broken"), "{error:#}");
         assert_eq!(directory.names().expect("listed"), ["a"]);
         assert_eq!(directory.read("a", 9).expect("read"), "two");
+        let old = directory.stamp("a").expect("stamp");
+        let like = like_of(host.path(), 0o600);
+        assert!(directory.write_over("a", &mut &b"its"[..], like, old).expect("written"), "what was seen");
+        assert!(
+            !directory.write_over("a", &mut &b"too"[..], like, old).expect("not written"),
+            "it has changed"
+        );
+        assert_eq!(
+            (directory.read("a", 9).expect("read").as_str(), directory.names().expect("listed").len()),
+            ("its", 1)
+        );
+        directory.write("b", &mut &b"new"[..], like).expect("written");
+        assert!(!directory.rename_back("a", "b").expect("not renamed"), "the name is taken");
+        directory.remove("b").expect("removed");
+        assert!(directory.rename_back("a", "b").expect("renamed"));
+        directory.rename("b", "a").expect("renamed");
         directory.rename("a", "b").expect("renamed");
         directory.remove("b").expect("removed");
         directory.remove("b").expect("nothing to remove");

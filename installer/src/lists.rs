@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::choose::{Candidate, Choice, Followed, Situation, Why, choose};
 use crate::cli::Mode;
 use crate::conflist::{Form, Network, Problem, parse};
-use crate::files::{Kind, Like};
+use crate::files::{Kind, Like, Stamp};
 use crate::observe::{Conf, ConfFile, SAVED};
 use crate::settings::OWN_LISTS;
 
@@ -62,6 +62,8 @@ pub enum Step {
         like: Like,
         /// Why.
         cause: Cause,
+        /// What stands there now and is another's: if that has changed since, nothing is written.
+        over: Option<Stamp>,
     },
     /// Give a file another name.
     Rename {
@@ -289,7 +291,7 @@ impl<'a> Scene<'a> {
                     read.file.text.as_ref() != Ok(&text) || read.file.stamp.like.mode & 0o077 != 0
                 }) {
                     let cause = self.cause(name, current, &text);
-                    plan.steps.push(Step::Write { file: name.to_owned(), text, like, cause });
+                    plan.steps.push(Step::Write { file: name.to_owned(), text, like, cause, over: None });
                 }
                 for read in self.own.iter().filter(|read| read.file.name != name) {
                     plan.steps.push(Step::Remove { file: read.file.name.clone() });
@@ -341,7 +343,7 @@ impl<'a> Scene<'a> {
             return;
         };
         let (name, single) = match Form::of(&file.name) {
-            Some(Form::Single) => (format!("{}.conflist", file.name), true),
+            Some(Form::Single) => (stand_in(&file.name), true),
             _ => (file.name.clone(), false),
         };
         plan.list = Some(name.clone());
@@ -356,7 +358,8 @@ impl<'a> Scene<'a> {
                 _ if had => Cause::Entry,
                 _ => Cause::Missing,
             };
-            plan.steps.push(Step::Write { file: name.clone(), text, like: file.stamp.like, cause });
+            let over = there.map(|read| read.file.stamp);
+            plan.steps.push(Step::Write { file: name.clone(), text, like: file.stamp.like, cause, over });
         }
         if single {
             plan.steps.push(Step::Rename { from: file.name.clone(), to: format!("{}{SAVED}", file.name) });
@@ -372,7 +375,7 @@ impl<'a> Scene<'a> {
     fn restore_saved(&self, stay: impl Fn(&str) -> bool, plan: &mut Plan) {
         for saved in &self.conf.saved {
             let Some(name) = saved.strip_suffix(SAVED) else { continue };
-            let stand_in = format!("{name}.conflist");
+            let stand_in = stand_in(name);
             let is_there = self.conf.file(&stand_in).is_some();
             if is_there && stay(&stand_in) {
                 continue;
@@ -414,9 +417,15 @@ impl<'a> Scene<'a> {
                 continue;
             }
             let (text, like) = (network.without_entry(), read.file.stamp.like);
-            plan.steps.push(Step::Write { file, text, like, cause: Cause::Moved });
+            let over = Some(read.file.stamp);
+            plan.steps.push(Step::Write { file, text, like, cause: Cause::Moved, over });
         }
     }
+}
+
+/// Name of the list that stands in for a single plugin's file.
+pub fn stand_in(name: &str) -> String {
+    format!("{name}.conflist")
 }
 
 /// What takes our entry out of everything a runtime loads. What was put aside comes back before the list that stands in for it

@@ -42,7 +42,7 @@ impl Host {
     fn apply(&mut self, steps: &[Step]) {
         for step in steps {
             match step {
-                Step::Write { file, text, like, cause } => {
+                Step::Write { file, text, like, cause, .. } => {
                     self.files.insert(file.clone(), (text.clone(), like.mode));
                     self.memory.wrote.insert(file.clone(), text.clone());
                     if *cause == Cause::Moved && !OWN_LISTS.contains(&file.as_str()) {
