@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
-use crate::files::{Directory, Like, Root};
+use crate::files::{Directory, Like, Root, is_missing};
 use crate::settings::Wanted;
 
 /// Directory of the claim and the lock, in the plugin's state directory.
@@ -160,7 +160,10 @@ impl Claim {
 
     fn write(&mut self, directory: &Directory) -> Result<()> {
         let text = format!("{} {}\n", self.id, self.purpose.as_str());
-        directory.write(CLAIM, &mut text.as_bytes(), Like::root(0o600)).context("claim this node")?;
+        let write = || directory.write(CLAIM, &mut text.as_bytes(), Like::root(0o600));
+        // One that took the lock just now may have taken what we were writing for what a killed one left.
+        let written = write().or_else(|error| if is_missing(&error) { write() } else { Err(error) });
+        written.context("claim this node")?;
         self.claimed = true;
         Ok(())
     }

@@ -34,6 +34,11 @@ pub fn is_temporary(name: &str) -> bool {
     name.starts_with(TEMPORARY.0) && name.ends_with(TEMPORARY.1)
 }
 
+/// Whether the reason is that something is not there.
+pub fn is_missing(error: &anyhow::Error) -> bool {
+    error.root_cause().downcast_ref() == Some(&Errno::ENOENT)
+}
+
 /// Owner and mode of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Like {
@@ -250,49 +255,53 @@ impl Directory {
 
     /// Puts a file in place, whole or not at all.
     pub fn write(&self, name: &str, content: &mut dyn Read, like: Like) -> Result<()> {
-        self.put(name, content, like, |temporary| Ok(renameat(&self.fd, temporary, &self.fd, name)?))
+        let renamed = |temporary: &str| Ok(renameat(&self.fd, temporary, &self.fd, name).map(|()| true)?);
+        self.put(name, content, like, renamed).map(drop)
     }
 
-    /// Puts a file in the place of one that holds `expected`. If its owner has written another meanwhile, that one stays, and this is
-    /// an error: nothing that an owner wrote is lost, however close the two writes are.
-    pub fn replace(&self, name: &str, content: &str, like: Like, expected: &str) -> Result<()> {
+    /// Puts a file in the place of one that holds `expected`. False if its owner has written another meanwhile: then that one stays.
+    /// Nothing that an owner wrote is lost, however close the two writes are.
+    pub fn replace(&self, name: &str, content: &str, like: Like, expected: &str) -> Result<bool> {
         self.put(name, &mut content.as_bytes(), like, |temporary| {
             self.exchange(temporary, name, expected, content)
         })
     }
 
     /// The two files change places, so that what was there can be looked at; if it is not what was expected, it goes back.
-    fn exchange(&self, temporary: &str, name: &str, expected: &str, content: &str) -> Result<()> {
-        let moved = || anyhow::anyhow!("somebody else has written {} meanwhile", self.shown(name));
+    fn exchange(&self, temporary: &str, name: &str, expected: &str, content: &str) -> Result<bool> {
         let swap = || renameat2(&self.fd, temporary, &self.fd, name, RenameFlags::RENAME_EXCHANGE);
-        let text = |name: &str| self.read(name, SWAPPED_MAX);
+        // What cannot be read is not what was expected.
+        let text = |name: &str| self.read(name, SWAPPED_MAX).ok();
         match swap() {
             Ok(()) => {}
             // This file system cannot do it.
-            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP)
-                if text(name).is_ok_and(|text| text == expected) =>
-            {
-                return Ok(renameat(&self.fd, temporary, &self.fd, name)?);
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+                let stands = text(name).is_some_and(|text| text == expected);
+                return if stands {
+                    Ok(renameat(&self.fd, temporary, &self.fd, name).map(|()| true)?)
+                } else {
+                    Ok(false)
+                };
             }
-            // It is gone, or another, or this file system cannot do it.
-            Err(Errno::ENOENT | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => return Err(moved()),
+            Err(Errno::ENOENT) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
-        let mut found = text(temporary)?;
-        if found == expected {
-            return Ok(unlinkat(&self.fd, temporary, UnlinkatFlags::NoRemoveDir)?);
+        let mut found = text(temporary);
+        if found.as_deref() == Some(expected) {
+            unlinkat(&self.fd, temporary, UnlinkatFlags::NoRemoveDir)?;
+            return Ok(true);
         }
-        let mut placed = content.to_owned();
+        let mut placed = Some(content.to_owned());
         // What was found is newer than what is in place, unless a third is by now: then that one is the newest, and so on.
         for _ in 0..SWAPS {
             swap()?;
-            let back = text(temporary)?;
+            let back = text(temporary);
             if back == placed {
                 break;
             }
             (placed, found) = (found, back);
         }
-        Err(moved())
+        Ok(false)
     }
 
     fn put(
@@ -300,8 +309,8 @@ impl Directory {
         name: &str,
         content: &mut dyn Read,
         like: Like,
-        place: impl FnOnce(&str) -> Result<()>,
-    ) -> Result<()> {
+        place: impl FnOnce(&str) -> Result<bool>,
+    ) -> Result<bool> {
         let what = || format!("write {}", self.shown(name));
         let temporary = temporary_name();
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
@@ -309,12 +318,13 @@ impl Directory {
             .with_context(|| format!("create {}", self.shown(&temporary)))
             .with_context(what)?;
         let written = filled(File::from(fd), content, like).and_then(|()| place(&temporary));
-        if let Err(error) = written {
+        if !matches!(written, Ok(true)) {
             // The first error is the one to tell; what stays is swept by the next pass.
             let _later = unlinkat(&self.fd, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
-            return Err(error).with_context(what);
+            return written.with_context(what);
         }
-        self.sync().with_context(what)
+        self.sync().with_context(what)?;
+        Ok(true)
     }
 
     /// Gives a file another mode.
@@ -329,6 +339,17 @@ impl Directory {
         renameat(&self.fd, from, &self.fd, to)
             .with_context(|| format!("rename {} to {to}", self.shown(from)))?;
         self.sync()
+    }
+
+    /// Gives a file back a name that nothing else has. False if something has.
+    pub fn rename_back(&self, from: &str, to: &str) -> Result<bool> {
+        match renameat2(&self.fd, from, &self.fd, to, RenameFlags::RENAME_NOREPLACE) {
+            Ok(()) => self.sync().map(|()| true),
+            Err(Errno::EEXIST) => Ok(false),
+            // A file system that cannot.
+            Err(Errno::EINVAL) => self.rename(from, to).map(|()| true),
+            Err(error) => Err(error).with_context(|| format!("rename {} to {to}", self.shown(from))),
+        }
     }
 
     /// Removes a file; nothing there is success.
@@ -412,6 +433,12 @@ mod tests {
         assert!(format!("{error:#}").contains("/etc/cni/a: broken"), "{error:#}");
         assert_eq!(directory.names().expect("listed"), ["a"]);
         assert_eq!(directory.read("a", 9).expect("read"), "two");
+        let like = like_of(host.path(), 0o600);
+        directory.write("b", &mut &b"new"[..], like).expect("written");
+        assert!(!directory.rename_back("a", "b").expect("not renamed"), "the name is taken");
+        directory.remove("b").expect("removed");
+        assert!(directory.rename_back("a", "b").expect("renamed"));
+        directory.rename("b", "a").expect("renamed");
         directory.rename("a", "b").expect("renamed");
         directory.remove("b").expect("removed");
         directory.remove("b").expect("nothing to remove");
@@ -430,14 +457,15 @@ mod tests {
         let directory = root.directory(Path::new("/")).expect("opened").expect("there");
         let like = like_of(host.path(), 0o640);
         fs::write(host.path().join("a"), "one").expect("written");
-        directory.replace("a", "ours", like, "one").expect("replaced");
+        assert!(directory.replace("a", "ours", like, "one").expect("replaced"));
         assert_eq!(directory.read("a", 9).expect("read"), "ours");
-        fs::write(host.path().join("a"), "two").expect("written");
-        let error = directory.replace("a", "ours again", like, "ours").expect_err("another");
-        assert!(format!("{error:#}").contains("meanwhile"), "{error:#}");
-        assert_eq!(directory.read("a", 9).expect("read"), "two");
+        for theirs in [&b"two"[..], &[0xff, 0xfe]] {
+            fs::write(host.path().join("a"), theirs).expect("written");
+            assert!(!directory.replace("a", "ours again", like, "ours").expect("another stands there"));
+            assert_eq!(fs::read(host.path().join("a")).expect("read"), theirs);
+        }
         fs::remove_file(host.path().join("a")).expect("removed");
-        directory.replace("a", "ours", like, "two").expect_err("gone");
+        assert!(!directory.replace("a", "ours", like, "two").expect("it is gone"));
         assert!(directory.names().expect("listed").is_empty());
     }
 
@@ -449,24 +477,38 @@ mod tests {
         let like = like_of(host.path(), 0o600);
         fs::write(host.path().join("a"), "0").expect("written");
         let path = host.path().to_owned();
-        let owner = std::thread::spawn(move || {
-            for number in 1..=2000 {
-                fs::write(path.join("new"), number.to_string()).expect("written");
-                fs::rename(path.join("new"), path.join("a")).expect("renamed");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let (mut replaced, mut met) = (0, 0);
+        let last = std::thread::scope(|scope| {
+            let owner = scope.spawn(|| {
+                let mut number = 0_u32;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    number += 1;
+                    fs::write(path.join("new"), number.to_string()).expect("written");
+                    fs::rename(path.join("new"), path.join("a")).expect("renamed");
+                    // Now close, now apart.
+                    for _ in 0..number % 64 {
+                        std::thread::yield_now();
+                    }
+                }
+                number
+            });
+            while replaced < 100 || met < 10 {
+                let Ok(found) = directory.read("a", 99) else { continue };
+                if found.ends_with('+') {
+                    continue;
+                }
+                if directory.replace("a", &format!("{found}+"), like, &found).expect("tried") {
+                    replaced += 1;
+                } else {
+                    met += 1;
+                }
             }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            owner.join().expect("the owner")
         });
-        let mut replaced = 0;
-        while !owner.is_finished() {
-            let Ok(found) = directory.read("a", 99) else { continue };
-            let bare = found.trim_end_matches('+').to_owned();
-            if bare == found && directory.replace("a", &format!("{found}+"), like, &found).is_ok() {
-                replaced += 1;
-            }
-        }
-        owner.join().expect("the owner");
-        let last = directory.read("a", 99).expect("read");
-        assert_eq!(last.trim_end_matches('+'), "2000", "after {replaced} replacements");
-        assert!(replaced > 0);
+        let found = directory.read("a", 99).expect("read");
+        assert_eq!(found.trim_end_matches('+'), last.to_string());
     }
 
     #[test]

@@ -10,8 +10,8 @@ use slog::{Logger, debug, error, info, warn};
 
 use crate::choose::GRACE;
 use crate::claim::{Claim, Purpose, Turn};
-use crate::files::{Directory, Like, Root};
-use crate::lists::{self, Cause, Finding, Memory, Step, Wish};
+use crate::files::{Directory, Like, Root, is_missing};
+use crate::lists::{self, Cause, Finding, Memory, Step, Wish, stand_in};
 use crate::observe::{BINARY_MODE, Binary, Conf, Hash, Hashes, Places, SAVED, short};
 use crate::pace::Pace;
 use crate::plugin::{Plugin, Status};
@@ -360,9 +360,14 @@ impl Installer {
             if !self.may_write(step.file(), pass) {
                 return index > 0;
             }
-            if let Err(error) = carry_out(directory, step) {
-                self.failed(step.file(), &error, pass);
-                return false;
+            match carry_out(directory, step) {
+                Ok(true) => {}
+                // Its owner was faster: everything has to be looked at anew.
+                Ok(false) => return true,
+                Err(error) => {
+                    self.failed(step.file(), &error, pass);
+                    return false;
+                }
             }
             self.remember(step);
             self.wrote("list", step.file(), step.cause().as_str(), step.cause() == Cause::Undone, pass);
@@ -479,15 +484,23 @@ impl Installer {
     }
 }
 
-/// Carries a step out.
-pub fn carry_out(directory: &Directory, step: &Step) -> Result<()> {
+/// Carries a step out. False if its ground has changed meanwhile: then the directory has to be looked at anew.
+pub fn carry_out(directory: &Directory, step: &Step) -> Result<bool> {
     match step {
         Step::Write { file, text, like, over: Some(over), .. } => directory.replace(file, text, *like, over),
         Step::Write { file, text, like, over: None, .. } => {
-            directory.write(file, &mut text.as_bytes(), *like)
+            directory.write(file, &mut text.as_bytes(), *like).map(|()| true)
         }
-        Step::Rename { from, to } => directory.rename(from, to),
-        Step::Remove { file } => directory.remove(file),
+        Step::Rename { from, to } if from.ends_with(SAVED) => directory.rename_back(from, to),
+        Step::Rename { from, to } => match directory.rename(from, to) {
+            // Its owner has removed it: the list that was to stand in for it has nothing to stand in for.
+            Err(error) if is_missing(&error) => {
+                directory.remove(&stand_in(from))?;
+                Ok(false)
+            }
+            renamed => renamed.map(|()| true),
+        },
+        Step::Remove { file } => directory.remove(file).map(|()| true),
     }
 }
 
@@ -495,4 +508,35 @@ pub fn carry_out(directory: &Directory, step: &Step) -> Result<()> {
 fn culprit(conf: &Conf) -> Option<String> {
     let renamed = conf.others.iter().find(|name| name.ends_with(".cilium_bak") && !name.ends_with(SAVED))?;
     Some(format!("{renamed}: Cilium renames the lists of others; set its value cni.exclusive to false"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_step_whose_ground_has_changed_does_nothing() {
+        let host = tempfile::tempdir().expect("directory");
+        let root = Root::open(host.path()).expect("root");
+        let directory = root.directory(Path::new("/")).expect("opened").expect("there");
+        let put = |name: &str, text: &str| std::fs::write(host.path().join(name), text).expect("own file");
+        let is_done = |step: &Step| carry_out(&directory, step).expect("carried out");
+        // Put aside what is gone: the list in its place goes, too.
+        put("a.conf.conflist", "ours");
+        let aside = Step::Rename { from: "a.conf".to_owned(), to: format!("a.conf{SAVED}") };
+        assert!(!is_done(&aside));
+        assert_eq!(directory.names().expect("listed"), [""; 0]);
+        put("a.conf", "theirs");
+        assert!(is_done(&aside));
+        // Give the name back, which has been given to something else.
+        let back = Step::Rename { from: format!("a.conf{SAVED}"), to: "a.conf".to_owned() };
+        put("a.conf", "newer");
+        assert!(!is_done(&back));
+        assert_eq!(directory.read("a.conf", 9).expect("read"), "newer");
+        std::fs::remove_file(host.path().join("a.conf")).expect("own file");
+        assert!(is_done(&back));
+        assert_eq!(directory.read("a.conf", 9).expect("read"), "theirs");
+    }
 }

@@ -23,7 +23,7 @@ const STANDS_IN: &str = ".conflist";
 
 /// The list that stands in for a file that was put aside.
 fn stands_for(saved: &ConfFile) -> Option<String> {
-    saved.name.strip_suffix(SAVED).map(|name| format!("{name}{STANDS_IN}"))
+    saved.name.strip_suffix(SAVED).map(stand_in)
 }
 
 /// Why something is written.
@@ -351,7 +351,7 @@ impl<'a> Scene<'a> {
             return;
         };
         let (name, single) = match Form::of(&file.name) {
-            Some(Form::Single) => (format!("{}{STANDS_IN}", file.name), true),
+            Some(Form::Single) => (stand_in(&file.name), true),
             _ => (file.name.clone(), false),
         };
         plan.list = Some(name.clone());
@@ -387,7 +387,7 @@ impl<'a> Scene<'a> {
     fn restore_saved(&self, stay: impl Fn(&str) -> bool, plan: &mut Plan) {
         for ConfFile { name: saved, .. } in &self.conf.saved {
             let Some(name) = saved.strip_suffix(SAVED) else { continue };
-            let stand_in = format!("{name}{STANDS_IN}");
+            let stand_in = stand_in(name);
             let is_there = self.conf.file(&stand_in).is_some();
             if is_there && stay(&stand_in) {
                 continue;
@@ -433,6 +433,11 @@ impl<'a> Scene<'a> {
             plan.steps.push(Step::Write { file, text, like, over, cause: Cause::Moved });
         }
     }
+}
+
+/// Name of the list that stands in for a single plugin's file.
+pub fn stand_in(name: &str) -> String {
+    format!("{name}{STANDS_IN}")
 }
 
 /// What takes our entry out of everything a runtime loads. What was put aside comes back before the list that stands in for it

@@ -214,7 +214,9 @@ impl Uninstaller {
                 return Ok(());
             }
             for step in steps {
-                carry_out(directory, &step)?;
+                if !carry_out(directory, &step)? {
+                    break;
+                }
                 info!(self.log, "took our entry out of {}", step.file());
                 if !self.lists.iter().any(|file| file == step.file()) {
                     self.lists.push(step.file().to_owned());

@@ -26,6 +26,13 @@ fn host(mode: &str) -> Host {
     host
 }
 
+/// A directory goes as a whole, whoever writes into it at that moment.
+fn gone(host: &Host, directory: &str) {
+    let aside = host.aside().join("gone");
+    fs::rename(host.path(directory), &aside).expect("own directory");
+    until("nobody writes there", || fs::remove_dir_all(&aside).is_ok());
+}
+
 /// Several settings of one network.
 fn variant(number: usize) -> String {
     CALICO.primary.text.replace("\"mtu\": 0", &format!("\"mtu\": {number}"))
@@ -153,7 +160,7 @@ fn the_plugin_is_put_back_whatever_is_done_to_it() {
         live.ready();
     }
     // With the directory it is in.
-    fs::remove_dir_all(host.path("opt/cni")).expect("removed");
+    gone(&host, "opt/cni");
     live.wait("made again", is_right);
     live.ready();
     assert!(host.follows(CALICO.primary.text));
@@ -232,7 +239,7 @@ fn an_entry_that_changes() {
         for (number, (text, words)) in [
             ("{", "read our conflist entry"),
             (r#"{"type":"shunt","mish":"istio"}"#, "mish"),
-            (r#"{"type":"shunt","backend":"iptables","beforeProxy":"bypass"}"#, "the plugin refuses it"),
+            (r#"{"type":"shunt","excludeNamespaces":[""]}"#, "the plugin refuses it"),
             (r#"{"type":"other"}"#, "\"type\""),
         ]
         .into_iter()
@@ -274,7 +281,7 @@ fn directories_that_come_and_go() {
         CALICO.settle(&host);
         live.wait(&format!("round {round}"), || host.follows(CALICO.primary.text));
         live.ready();
-        fs::remove_dir_all(host.path("etc/cni")).expect("removed");
+        gone(&host, "etc/cni");
         live.wait("gone", || live.readyz().0 == 503);
     }
     // A runtime makes it anew and empty: what was last known is there before the primary is.

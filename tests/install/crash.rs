@@ -283,7 +283,7 @@ fn all() -> bool {
 fn at_each(work: impl Fn(usize) -> bool + Sync) -> usize {
     let (next, end) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
     std::thread::scope(|scope| {
-        let running: Vec<_> = (0..3)
+        let running: Vec<_> = (0..8)
             .map(|_| {
                 scope.spawn(|| {
                     loop {

@@ -329,7 +329,7 @@ pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
 pub(crate) fn in_parallel<T: Sync>(all: &[T], work: impl Fn(&T) + Sync) {
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        let running: Vec<_> = (0..4)
+        let running: Vec<_> = (0..8)
             .map(|_| {
                 scope.spawn(|| {
                     while let Some(one) = all.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
