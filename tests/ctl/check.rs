@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use shunt_tests::ask::Serve;
 use shunt_tests::net::Shape;
 use shunt_tests::node::{APP, Node};
 use shunt_tests::process::Server;
@@ -150,6 +152,34 @@ fn the_proxy_at_a_wrong_address() {
 }
 
 #[test]
+fn the_proxy_that_answers_dns() {
+    let mut mesh = Mesh::before_add(Shape::dual());
+    mesh.node.configure(|entry| entry["dns"] = json!(true));
+    mesh.node.redirect("dnsPort", json!(15053));
+    mesh.add();
+    mesh.start_proxy();
+    let host = Host::new(&mesh.node);
+    expect(&host, &mesh.node, &["proxy-silent"]);
+    let serve = |at: &str| Server::start(&mesh.pod.proxy(), &Serve::at([("dns", at)]));
+    let wrong = serve(&format!("{}:15053", mesh.pod.ip(false)));
+    expect(&host, &mesh.node, &["proxy-address"]);
+    drop(wrong);
+    let _right = serve("127.0.0.1:15053");
+    expect(&host, &mesh.node, &[]);
+}
+
+#[test]
+fn a_plugin_that_is_to_leave() {
+    let mesh = Mesh::new();
+    let host = Host::new(&mesh.node);
+    expect(&host, &mesh.node, &[]);
+    mesh.node.ask(&["purge"]);
+    expect(&host, &mesh.node, &["leaving"]);
+    fs::remove_file(mesh.node.directory().join("state/retired")).expect("gone");
+    expect(&host, &mesh.node, &[]);
+}
+
+#[test]
 fn what_add_did_and_somebody_undid() {
     let mesh = Mesh::new();
     let host = Host::new(&mesh.node);
@@ -263,30 +293,30 @@ fn a_pod_that_runs_bare() {
     expect(&host, &mesh.node, &["runs-bare"]);
 }
 
-/// Another node's programs on the same cgroups: of another shunt directory, and so not ours.
+/// Programs of another plugin's directories on the same cgroups are not ours: whether they see a connection first, or after us.
 #[test]
 fn programs_of_others() {
-    let mesh = Mesh::new();
-    let host = Host::new(&mesh.node);
-    let before = found(&host, &mesh.node);
-    let other = mesh.node.directory().join("other-state");
-    let pins = mesh.node.bpf_dir().with_file_name(format!(
-        "{}-other",
-        mesh.node.bpf_dir().file_name().and_then(|name| name.to_str()).expect("a name")
-    ));
-    // A second plugin of other directories captures the same pod: its programs come after ours on the same cgroup.
-    let ours = json!({"state": mesh.node.directory().join("state"), "pins": mesh.node.bpf_dir()});
-    mesh.node.configure(|entry| (entry["stateDir"], entry["bpfDir"]) = (json!(other), json!(pins)));
-    mesh.add();
-    let after = found(&host, &mesh.node);
-    mesh.node.del(&mesh.pod);
-    fs::remove_dir_all(&pins).expect("gone");
-    mesh.node.configure(|entry| {
-        (entry["stateDir"], entry["bpfDir"]) = (ours["state"].clone(), ours["pins"].clone());
-    });
-    assert!(after.iter().any(|(code, _)| code == "foreign-program"), "{after:?}");
-    assert!(
-        !before.iter().any(|finding| *finding == ("foreign-program".into(), "warning".into())),
-        "{before:?}"
-    );
+    for (first, severity) in [(true, "warning"), (false, "note")] {
+        let mesh = Mesh::before_add(Shape::dual());
+        let host = Host::new(&mesh.node);
+        let name = mesh.node.bpf_dir().file_name().and_then(|name| name.to_str()).expect("a name");
+        let pins = mesh.node.bpf_dir().with_file_name(format!("{name}-other"));
+        let places = [
+            (mesh.node.directory().join("other"), pins.clone()),
+            (mesh.node.directory().join("state"), mesh.node.bpf_dir().to_owned()),
+        ];
+        let add = |(state, pins): &(PathBuf, PathBuf)| {
+            mesh.node.configure(|entry| (entry["stateDir"], entry["bpfDir"]) = (json!(state), json!(pins)));
+            mesh.add();
+        };
+        let [others, ours] = &places;
+        let order = if first { [others, ours] } else { [ours, others] };
+        order.into_iter().for_each(add);
+        let found = found(&host, &mesh.node);
+        mesh.node
+            .configure(|entry| (entry["stateDir"], entry["bpfDir"]) = (json!(others.0), json!(others.1)));
+        mesh.node.del(&mesh.pod);
+        fs::remove_dir_all(&pins).expect("gone");
+        assert!(found.contains(&("foreign-program".to_owned(), severity.to_owned())), "{found:?}");
+    }
 }

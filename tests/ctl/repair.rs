@@ -56,6 +56,9 @@ fn forget(mesh: &Mesh, map: &str) {
 fn everything_that_ebpf_needs() {
     let mesh = Mesh::new();
     broken_and_mended(&mesh, "the pod's link", "sk_lookup link", |mesh| pin(mesh, "lookup"));
+    broken_and_mended(&mesh, "what answers for the original destination", "getsockopt", |mesh| {
+        pin(mesh, "getsockopt");
+    });
     broken_and_mended(&mesh, "a shared link", "connect4", |mesh| pin(mesh, "links/connect4"));
     broken_and_mended(&mesh, "the entry of the pod", "no configuration", |mesh| {
         forget(mesh, "PODS");

@@ -48,6 +48,13 @@ pub(super) fn findings(
     };
     findings.extend(loaded(&lists, host));
     findings.extend(backend(places, &lists));
+    if places.state_dir.join(paths::RETIRED).exists() {
+        findings.push(Finding::warning(
+            "leaving",
+            "the plugin was told to leave this node: the DEL of the last captured pod removes it",
+            "nothing, if that is meant; whoever installs anew removes the mark",
+        ));
+    }
     let notes = Notes::new(places.state_dir).all().unwrap_or_default();
     findings.extend(notes.iter().filter_map(note));
     findings.extend(bare(&lists, netns_dir, attached, &notes));
