@@ -52,14 +52,26 @@ pub(crate) fn vanish(node: &Node, pod: &Pod) {
     }
 }
 
+/// A command on a node.
+pub(crate) fn command(node: &Node, words: &[&str]) -> Command {
+    let state = node.directory().join("state");
+    let mut command = Command::new(bin::shuntctl());
+    command.args(words).args([
+        "--state-dir".as_ref(),
+        state.as_os_str(),
+        "--bpf-dir".as_ref(),
+        node.bpf_dir().as_os_str(),
+    ]);
+    command
+}
+
 /// Runs a command on a node.
 pub(crate) fn ctl(node: &Node, words: &[&str]) -> Said {
-    let state = node.directory().join("state");
-    let done = Command::new(bin::shuntctl())
-        .args(words)
-        .args(["--state-dir".as_ref(), state.as_os_str(), "--bpf-dir".as_ref(), node.bpf_dir().as_os_str()])
-        .output()
-        .expect("shuntctl can be run");
+    said(&command(node, words).output().expect("shuntctl can be run"))
+}
+
+/// What a command that has ended said.
+pub(crate) fn said(done: &std::process::Output) -> Said {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Said { code: done.status.code().unwrap_or(-1), out: text(&done.stdout), err: text(&done.stderr) }
 }

@@ -1,6 +1,7 @@
 //! Every row of the README's table of questions is typed and answered.
 
 use std::os::unix::fs::symlink;
+use std::process::Stdio;
 use std::{fs, io};
 
 use serde_json::json;
@@ -8,8 +9,8 @@ use shunt_tests::net::Shape;
 
 use crate::explain::{Sleeper, field};
 use crate::host::Host;
-use crate::mesh::Mesh;
-use crate::{ctl, ctl_json};
+use crate::mesh::{Mesh, SERVICE4};
+use crate::{command, ctl, ctl_json, said};
 
 /// The rows of the table that begins so, column by column.
 fn table(head: &str) -> Vec<Vec<String>> {
@@ -105,6 +106,41 @@ fn every_question_has_its_answer() -> io::Result<()> {
         assert!(said.out.contains("state      captured\n"), "{command}: {said:?}");
     }
     Ok(())
+}
+
+/// What is shown while it happens is shown while it happens: the app connects all the time.
+#[test]
+fn what_happens_now_is_shown() {
+    let mut mesh = Mesh::before_add(Shape::dual());
+    mesh.add();
+    mesh.start_proxy();
+    let rows = table("| question now | command |");
+    assert!(rows.len() > 5, "{rows:?}");
+    let mut shown = 0;
+    for row in rows {
+        let typed = row[1].strip_prefix("shuntctl ").expect("ours").replace("shop/cart", &mesh.pod.called());
+        let mut words: Vec<&str> = typed.split(' ').collect();
+        // They would go on until they are ended.
+        match words[0] {
+            "trace" if !words.contains(&"--for") => words.extend(["--for", "1s"]),
+            "top" => words.extend(["--count", "1"]),
+            _ => {}
+        }
+        let mut asked = command(&mesh.node, &words);
+        let mut asked =
+            asked.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("shuntctl can be run");
+        while asked.try_wait().expect("own child").is_none() {
+            mesh.app([SERVICE4]);
+        }
+        let said = said(&asked.wait_with_output().expect("own child"));
+        assert_eq!(said.code, 0, "{typed}: {said:?}");
+        // Those without a filter show what is going on.
+        if !words.iter().any(|word| matches!(*word, "--verdict" | "--reason")) && words[0] == "trace" {
+            assert!(said.out.contains("captured") && said.out.contains(SERVICE4), "{typed}: {said:?}");
+            shown += 1;
+        }
+    }
+    assert!(shown > 0);
 }
 
 /// Makes what is complained about.
