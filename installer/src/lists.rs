@@ -364,7 +364,10 @@ impl<'a> Scene<'a> {
             let had = there
                 .and_then(|read| read.network.as_ref().ok())
                 .is_some_and(|network| network.entries() > 0);
+            let bare = |text: &str| parse(Form::List, text, &[]).map(|network| network.without_entry());
             let cause = match self.memory.wrote.get(&name) {
+                // Its owner may change it as often as it likes; to write the same again without us is something else.
+                Some(wrote) if !had && bare(wrote) != bare(&text) => Cause::Primary,
                 Some(_) if !had => Cause::Undone,
                 _ if had => Cause::Entry,
                 _ => Cause::Missing,

@@ -320,6 +320,23 @@ fn causes() {
     );
 }
 
+/// In its own file, too: who changes it is followed, and who writes the same again without us is not, for long.
+#[test]
+fn causes_in_the_file_of_the_primary() {
+    let mut host = Host::with(&[("10-flannel.conflist", FLANNEL)]);
+    let mut cause = |text: &str| {
+        host.files.insert("10-flannel.conflist".to_owned(), (text.to_owned(), 0o644));
+        let steps = plan(&host.conf(), wish(Mode::Chained), &host.memory, Duration::ZERO).steps;
+        host.converge(wish(Mode::Chained), Duration::ZERO);
+        steps.first().map(Step::cause)
+    };
+    assert_eq!(cause(FLANNEL), Some(Cause::Missing));
+    assert_eq!(cause(FLANNEL), Some(Cause::Undone));
+    assert_eq!(cause(WEAVE), Some(Cause::Primary));
+    assert_eq!(cause(FLANNEL), Some(Cause::Primary));
+    assert_eq!(cause(FLANNEL), Some(Cause::Undone));
+}
+
 #[test]
 fn what_is_put_aside_is_what_the_list_is_made_of() {
     let mut host = Host::with(&[("87-plain.conf", BRIDGE)]);
