@@ -399,7 +399,10 @@ fn ready(at: SocketAddr) -> Ready {
         let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        write!(stream, "GET /readyz HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n")?;
+        // In one write: it may answer before it has read all of a request that comes in pieces.
+        stream.write_all(
+            format!("GET /readyz HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n").as_bytes(),
+        )?;
         let mut answer = Vec::new();
         stream.take(MOST).read_to_end(&mut answer)?;
         let text = String::from_utf8_lossy(&answer).into_owned();
