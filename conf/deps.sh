@@ -70,8 +70,10 @@ if wants ship && { [ ! -x "$HELM_ROOT/helm" ] || [ ! -x "$KUSTOMIZE_ROOT/kustomi
 # Both flavours are in the one package.
 if wants demo || wants test; then need iptables has_command iptables-legacy-save; fi
 if wants test; then
-    need jq has_command jq
     need nftables has_command nft
+    # The API server of tests/install
+    need openssl has_command openssl
+    need python3 has_command python3
 fi
 if wants fuzz; then need g++ has_command c++; fi
 
