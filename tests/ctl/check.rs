@@ -13,7 +13,7 @@ use shunt_tests::node::{APP, Node};
 use shunt_tests::process::Server;
 
 use crate::host::Host;
-use crate::mesh::{Mesh, everywhere, proxy_at};
+use crate::mesh::{Mesh, SERVICE4, captured, everywhere, only, proxy_at};
 use crate::vanish;
 
 /// What was found: code and severity.
@@ -236,6 +236,33 @@ fn rules_of_another_mesh() {
         netns.run("nft", &["delete", "table", "inet", "istio-proxy-nat"], "");
         expect(&host, &mesh.node, &[]);
     }
+}
+
+/// A pod that was under rules and is not any more: what they led somewhere goes on so until it ends.
+#[test]
+fn connections_from_before() {
+    let mut mesh = Mesh::before_add(Shape::dual());
+    mesh.node.configure(|entry| entry["backend"] = json!("iptables"));
+    mesh.add();
+    mesh.start_proxy();
+    let host = Host::new(&mesh.node);
+    mesh.pod.netns.run(
+        "sh",
+        &["-c", "echo 3 >/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait"],
+        "",
+    );
+    captured(&only(mesh.app([SERVICE4])));
+    expect(&host, &mesh.node, &[]);
+    mesh.node.configure(|entry| entry["backend"] = json!("ebpf"));
+    mesh.add();
+    mesh.proxy = None;
+    mesh.start_proxy();
+    assert!(faults(&host, &mesh.node).contains(&"conntrack-left".to_owned()));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while faults(&host, &mesh.node).contains(&"conntrack-left".to_owned()) {
+        assert!(std::time::Instant::now() < deadline, "it is never forgotten");
+    }
+    expect(&host, &mesh.node, &[]);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! `shuntctl check`: looks for what goes wrong most often, says what was seen and what to do about it.
 
+mod conntrack;
 mod hooks;
 mod host;
+mod options;
 mod pod;
 
 use std::fmt::Write as _;

@@ -9,7 +9,7 @@ use super::super::attached::Attached;
 use super::super::lists::{Host, List, Lists, runnable};
 use super::super::sockets::listening;
 use super::super::status::kernel;
-use super::{Finding, called};
+use super::{Finding, called, options};
 use crate::backend::Places;
 use crate::bpf::pins::{Layout, children};
 use crate::bpf::programs::{attached_to, is_bpffs};
@@ -48,6 +48,7 @@ pub(super) fn findings(
     };
     findings.extend(loaded(&lists, host));
     findings.extend(backend(places, &lists));
+    findings.extend(options::findings(wanted(&lists), &kernel()));
     if places.state_dir.join(paths::RETIRED).exists() {
         findings.push(Finding::warning(
             "leaving",
@@ -207,8 +208,13 @@ fn loaded(lists: &Lists, host: &Host) -> Vec<Finding> {
 }
 
 /// Nodes that are to use eBPF where they can, and cannot.
+/// The backend that pods get, as the entry says.
+fn wanted(lists: &Lists) -> Backend {
+    lists.ours().and_then(|list| list.settings()?.ok()).map_or(Backend::Auto, |it| it.backend)
+}
+
 fn backend(places: Places<'_>, lists: &Lists) -> Option<Finding> {
-    let wanted = lists.ours().and_then(|list| list.settings()?.ok()).map_or(Backend::Auto, |it| it.backend);
+    let wanted = wanted(lists);
     let why = probe::kept(places)?.obstacle()?;
     match wanted {
         Backend::Iptables => None,

@@ -10,7 +10,7 @@ use shunt_abi::{VERSION, slot};
 use super::super::attached::{Attached, Kernel, Objects, Side, sides, words};
 use super::super::explain::find::{Target, find};
 use super::super::sockets::{Socket, listening};
-use super::{Finding, called, host};
+use super::{Finding, called, conntrack, host};
 use crate::backend::{Places, Receipt, iptables};
 use crate::fault::{Outcome, Tried as _};
 use crate::netns::Netns;
@@ -54,6 +54,10 @@ fn looked(places: Places<'_>, one: &Attached, objects: &mut Objects) -> Vec<Find
     if let (Some(record), Some(netns)) = (&one.record, &one.netns) {
         let kernel = objects.kernel(places, &record.receipt).unwrap_or_default();
         match proxy(record, netns, kernel.as_ref()) {
+            Ok(found) => findings.extend(found),
+            Err(fault) => findings.push(unknown(&words(&fault))),
+        }
+        match conntrack::leftovers(record, netns) {
             Ok(found) => findings.extend(found),
             Err(fault) => findings.push(unknown(&words(&fault))),
         }
