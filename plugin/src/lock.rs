@@ -51,7 +51,11 @@ impl<'a> Lock<'a> {
     /// Takes the lock `name`.
     pub fn take(&self, name: &str) -> Outcome<Held> {
         let path = self.path(name);
-        let make_directory = || make_directory(&self.state_dir.join("locks"));
+        // Whoever takes us off the node may remove it, or what it is in, at any moment.
+        let make_directory = || match make_directory(&self.state_dir.join("locks")) {
+            Err(fault) if fault.errno() == Some(libc::ENOENT) && Instant::now() < self.deadline => Ok(()),
+            made => made,
+        };
         make_directory()?;
         loop {
             let opened = OpenOptions::new()
@@ -63,7 +67,6 @@ impl<'a> Lock<'a> {
                 .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
                 .open(&path);
             let file = match opened {
-                // Whoever takes us off the node has removed the directory.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::now() < self.deadline => {
                     make_directory()?;
                     continue;

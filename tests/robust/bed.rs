@@ -359,7 +359,7 @@ impl Place {
         pod.netns.vanish();
         let alive =
             || self.report().attachments.iter().any(|one| one.container_id == pod.container && one.alive);
-        for _round in 0..1000 {
+        for _round in 0..6000 {
             if !alive() {
                 return;
             }
