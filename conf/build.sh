@@ -11,7 +11,9 @@ find_host_rust
 flags=(-Ctarget-feature=+crt-static "--remap-path-prefix=$(pwd)=/shunt" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
 CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; printf %s "${flags[*]}")
 export CARGO_ENCODED_RUSTFLAGS
-"$CARGO" build --release --target "$HOST" -p shunt -p shunt-installer "$@"
+# One after the other: together, each would get what the other asks of the libraries they share, and the plugin is to be small.
+"$CARGO" build --release --target "$HOST" -p shunt "$@"
+"$CARGO" build --release --target "$HOST" -p shunt-installer "$@"
 
 for program in shunt shuntctl shunt-installer; do
     built=target/$HOST/release/$program

@@ -119,8 +119,8 @@ def main():
         parts = {"resources": ["../../base", *sorted(extra)]}
         differs = platform_patch(row, platforms[""])
         if differs:
-            made[f"{folder}/paths.yaml"] = differs
-            parts["patches"] = ["path: paths.yaml"]
+            made[f"{folder}/platform.yaml"] = differs
+            parts["patches"] = ["path: platform.yaml"]
         made[f"{folder}/kustomization.yaml"] = f"# {row['note']}\n" + listing("Kustomization", "v1beta1", **parts)
 
     made["uninstall/kustomization.yaml"] = (

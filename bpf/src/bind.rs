@@ -51,6 +51,7 @@ pub(crate) fn bind(ctx: &SockAddrContext) {
 #[inline(always)]
 fn mark(ctx: &SockAddrContext) {
     let mut state = SocketState {
+        since: 0,
         destination: Address::UNSPECIFIED,
         sent_to: Address::UNSPECIFIED,
         port: 0,

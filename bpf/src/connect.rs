@@ -2,14 +2,17 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, generated::bpf_get_netns_cookie};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_ns};
 use aya_ebpf::programs::SockAddrContext;
 use shunt_abi::decide::{self, Outbound, Verdict};
+use shunt_abi::trace::call;
 use shunt_abi::{Address, PodConfig, Reason, SocketState, role, virtual_port};
 
 use crate::context::{self, read};
 use crate::datagram;
 use crate::maps::{self, PodRules, ROTATION, SOCKETS};
+use crate::trace::{self, Told};
 
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
@@ -110,12 +113,27 @@ pub(crate) fn apply(sent: Sent, rewrite: impl FnOnce(Address, u16)) -> i32 {
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, destination: Address) -> Sent {
     let port = context::user_port(ctx.sock_addr);
+    let (sent, told) = decided(ctx, cookie, pod, destination, port);
+    if trace::on() {
+        trace::asked(ctx, call::CONNECT, cookie, (destination, port), told, &sent);
+    }
+    sent
+}
+
+#[inline(always)]
+fn decided(
+    ctx: &SockAddrContext,
+    cookie: u64,
+    pod: &PodConfig,
+    destination: Address,
+    port: u16,
+) -> (Sent, Told) {
     let sk = context::socket(ctx.sock_addr);
     // SAFETY: storage of the context's own socket.
     let known = unsafe { SOCKETS.get_ptr_mut(ctx) };
     if !known.is_null() && forget(known, destination, port) {
         maps::count(cookie, Reason::AlreadyCaptured);
-        return Sent::AsAsked;
+        return (Sent::AsAsked, Told::passed(Reason::AlreadyCaptured));
     }
     let source_port = context::local_port(sk);
     let connection = Outbound {
@@ -128,14 +146,17 @@ fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, destination: Add
     };
     let verdict = decide::outbound(pod, &PodRules(cookie), &connection);
     maps::count(cookie, verdict.reason());
+    let told = Told::of(verdict);
     let (slot, address) = match verdict {
-        Verdict::Pass(_) => return Sent::AsAsked,
-        Verdict::Refuse(_) => return Sent::To(decide::nowhere(destination), port),
+        Verdict::Pass(_) => return (Sent::AsAsked, told),
+        Verdict::Refuse(_) => return (Sent::To(decide::nowhere(destination), port), told),
         Verdict::Capture { slot, address, .. } => (slot, address),
     };
     let rotation = if source_port == 0 { rotation() } else { 0 };
     let virtual_port = virtual_port::pick(destination, port, rotation, source_port);
     let mut state = SocketState {
+        // SAFETY: takes no argument.
+        since: unsafe { bpf_ktime_get_ns() },
         // DNS to 0.0.0.0 or `::` is to this host, and the app and the proxy are told so.
         destination: decide::delivered(destination),
         sent_to: address,
@@ -148,7 +169,7 @@ fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, destination: Add
     let stored = unsafe { SOCKETS.get_or_insert_ptr_mut(ctx, Some(&mut state)) };
     if stored.is_null() {
         maps::count(cookie, Reason::NoState);
-        return Sent::Refused;
+        return (Sent::Refused, Told::refused(Reason::NoState));
     }
     // SAFETY: not null; the value is freed with the socket, which the context holds. A value that was there is overwritten
     // but for the mark that the proxy bound this socket.
@@ -156,7 +177,7 @@ fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, destination: Add
         state.role |= (*stored).role & role::PROXY;
         *stored = state;
     }
-    Sent::To(address, virtual_port)
+    (Sent::To(address, virtual_port), told)
 }
 
 /// Drops what an earlier connect of this socket left. True when that was the same connect: a second attachment of our programs

@@ -10,11 +10,13 @@ use aya_ebpf::bindings::{bpf_sock, sockaddr};
 use aya_ebpf::helpers::generated::bpf_bind;
 use aya_ebpf::programs::SockAddrContext;
 use shunt_abi::decide::{self, Outbound, Verdict};
+use shunt_abi::trace::call;
 use shunt_abi::{Address, DatagramState, PodConfig, Reason, dns, flag, udp};
 
 use crate::connect::{Kind, Sent, apply, kind, meshed};
 use crate::context::{self, AF_INET, AF_INET6, read};
 use crate::maps::{self, DATAGRAMS, PodRules};
+use crate::trace::{self, Told};
 
 /// True if the plan has anything to say about UDP: the early way out of pods where it has not.
 #[inline(always)]
@@ -79,26 +81,44 @@ fn send(
         leave_from(answering);
         return Sent::AsAsked;
     }
-    let state = known(ctx);
-    let verdict = decided(ctx, cookie, pod, destination, state);
+    let verdict = decided(ctx, cookie, pod, destination, known(ctx));
+    let (sent, told) = sent(ctx, cookie, pod, destination, verdict, |place, address| {
+        if source.is_unspecified() {
+            leave_from(dns::marker(place, address.is_v4()));
+        }
+    });
+    if trace::on() {
+        let port = context::user_port(ctx.sock_addr);
+        trace::asked(ctx, call::SEND, cookie, (destination, port), told, &sent);
+    }
+    sent
+}
+
+#[inline(always)]
+fn sent(
+    ctx: &SockAddrContext,
+    cookie: u64,
+    pod: &PodConfig,
+    destination: Address,
+    verdict: Verdict,
+    leave_from: impl FnOnce(u32, Address),
+) -> (Sent, Told) {
+    let told = Told::of(verdict);
     let address = match verdict {
-        Verdict::Pass(_) => return Sent::AsAsked,
-        Verdict::Refuse(_) => return Sent::Refused,
+        Verdict::Pass(_) => return (Sent::AsAsked, told),
+        Verdict::Refuse(_) => return (Sent::Refused, told),
         // What is sent to a link-local address leaves by the interface it names, whatever the address becomes.
-        Verdict::Capture { .. } if destination.is_link_local() || bound_elsewhere(ctx) => {
-            return Sent::Refused;
+        Verdict::Capture { reason, .. } if destination.is_link_local() || bound_elsewhere(ctx) => {
+            return (Sent::Refused, Told::refused(reason));
         }
         Verdict::Capture { address, .. } => address,
     };
     let Some(state) = kept(ctx) else {
         maps::count(cookie, Reason::NoState);
-        return Sent::Refused;
+        return (Sent::Refused, Told::refused(Reason::NoState));
     };
-    let place = asks(state, pod, decide::delivered(destination));
-    if source.is_unspecified() {
-        leave_from(dns::marker(place, address.is_v4()));
-    }
-    Sent::To(address, pod.dns_port)
+    leave_from(asks(state, pod, decide::delivered(destination)), address);
+    (Sent::To(address, pod.dns_port), told)
 }
 
 /// True for a socket bound to an interface that is not the loopback one: a query for the proxy's loopback address would leave by
@@ -187,6 +207,21 @@ const _: () = assert!(dns::RESOLVERS.is_power_of_two());
 #[inline(always)]
 pub(crate) fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, destination: Address) -> Sent {
     let port = context::user_port(ctx.sock_addr);
+    let (sent, told) = connected(ctx, cookie, pod, destination, port);
+    if trace::on() {
+        trace::asked(ctx, call::CONNECT_UDP, cookie, (destination, port), told, &sent);
+    }
+    sent
+}
+
+#[inline(always)]
+fn connected(
+    ctx: &SockAddrContext,
+    cookie: u64,
+    pod: &PodConfig,
+    destination: Address,
+    port: u16,
+) -> (Sent, Told) {
     let state = known(ctx);
     let mut again = false;
     let state = match state {
@@ -201,12 +236,16 @@ pub(crate) fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, desti
     };
     if again {
         maps::count(cookie, Reason::AlreadyCaptured);
-        return Sent::AsAsked;
+        return (Sent::AsAsked, Told::passed(Reason::AlreadyCaptured));
     }
-    let (address, sent_port) = match decided(ctx, cookie, pod, destination, state) {
-        Verdict::Pass(_) => return Sent::AsAsked,
+    let verdict = decided(ctx, cookie, pod, destination, state);
+    let told = Told::of(verdict);
+    let (address, sent_port) = match verdict {
+        Verdict::Pass(_) => return (Sent::AsAsked, told),
         Verdict::Refuse(_) => (decide::source(pod, &PodRules(cookie), destination), udp::NOBODY),
-        Verdict::Capture { .. } if bound_elsewhere(ctx) => return Sent::Refused,
+        Verdict::Capture { reason, .. } if bound_elsewhere(ctx) => {
+            return (Sent::Refused, Told::refused(reason));
+        }
         Verdict::Capture { address, .. } => {
             let source = decide::source(pod, &PodRules(cookie), destination);
             if !source.is_unspecified() {
@@ -217,7 +256,7 @@ pub(crate) fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, desti
     };
     let Some(state) = kept(ctx) else {
         maps::count(cookie, Reason::NoState);
-        return Sent::Refused;
+        return (Sent::Refused, Told::refused(Reason::NoState));
     };
     let peer = decide::delivered(destination);
     if sent_port != udp::NOBODY {
@@ -228,7 +267,7 @@ pub(crate) fn connect(ctx: &SockAddrContext, cookie: u64, pod: &PodConfig, desti
     state.sent_to = address;
     state.sent_port = u32::from(sent_port);
     state.bits |= udp::CONNECTED;
-    Sent::To(address, sent_port)
+    (Sent::To(address, sent_port), told)
 }
 
 /// `struct sockaddr_in`

@@ -5,10 +5,12 @@ use core::arch::asm;
 use aya_ebpf::bindings::{bpf_sk_lookup, sk_action};
 use aya_ebpf::programs::SkLookupContext;
 use shunt_abi::decide::{self, Inbound, Verdict};
-use shunt_abi::{Address, LISTENERS_PER_SLOT, ListenerKey, PairKey, Reason, names, virtual_port};
+use shunt_abi::trace::{Event, Note, call, verdict::REFUSED};
+use shunt_abi::{Address, LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, Reason, names, virtual_port};
 
 use crate::context::{read, read6};
-use crate::maps::{self, LISTENERS, PAIRS, PodRules};
+use crate::maps::{self, LISTENERS, NOTES, PAIRS, PodRules, TELLERS};
+use crate::trace::{self, Told};
 
 const IPPROTO_TCP: u32 = 6;
 
@@ -35,31 +37,99 @@ pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
     };
     let (source, destination) = addresses(lookup);
     let port = read!(bpf_sk_lookup, lookup, local_port);
-    let slot = if let Some(slot) = paired(cookie, source, port, lookup) {
-        slot
+    let (slot, told) = if let Some(pair) = paired(cookie, source, port, lookup) {
+        (pair.slot, None)
     } else {
         let connection = Inbound { source, destination, port: port as u16 };
         let verdict = decide::inbound(pod, &PodRules(cookie), &connection);
         maps::count(cookie, verdict.reason());
+        let told = Told::of(verdict);
         match verdict {
-            Verdict::Pass(_) | Verdict::Refuse(_) => return sk_action::SK_PASS,
-            Verdict::Capture { slot, .. } => slot,
+            Verdict::Pass(_) | Verdict::Refuse(_) => (NONE, Some(told)),
+            Verdict::Capture { slot, .. } => (slot, Some(told)),
         }
     };
     // One place, whatever led here: the verifier walks this loop for each, and that is most of what loading costs.
-    assign(ctx, cookie, slot)
+    let taken = slot == NONE || assign(ctx, cookie, slot);
+    if !taken {
+        maps::count(cookie, Reason::NoListener);
+    }
+    if trace::on() {
+        let told = if taken { told } else { Some(Told::refused(Reason::NoListener)) };
+        if let Some(told) = told {
+            hand_over(ctx, cookie, told);
+        }
+    }
+    if taken { sk_action::SK_PASS } else { sk_action::SK_DROP }
 }
 
-/// The listener's slot, for a connection that comes by a virtual port.
+/// No slot: the connection is left to the kernel.
+const NONE: u32 = u32::MAX;
+
+/// Leaves it to [`tell`] to tell of a decision and to return it. Comes back if there is no such program.
 #[inline(always)]
-fn paired(pod: u64, client: Address, virtual_port: u32, lookup: *const bpf_sk_lookup) -> Option<u32> {
+fn hand_over(ctx: &SkLookupContext, pod: u64, told: Told) {
+    let Some(note) = NOTES.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: this CPU's own copy; connections arrive where nothing comes in between.
+    unsafe { *note = Note { pod, reason: told.reason.code(), verdict: u32::from(told.verdict) } };
+    // SAFETY: nothing is held that would have to be given back.
+    unsafe { TELLERS.tail_call(ctx, 0) };
+}
+
+/// Tells of a connection. One that comes by a virtual port was told of when the app connected, and is again if nobody takes it.
+#[inline(always)]
+pub(crate) fn tell(ctx: &SkLookupContext) -> u32 {
+    let lookup = ctx.lookup;
+    let Some(note) = NOTES.get_ptr_mut(0) else {
+        return sk_action::SK_DROP;
+    };
+    // SAFETY: as above.
+    let Note { pod, reason, verdict } = unsafe { *note };
+    let (source, destination) = addresses(lookup);
+    let port = read!(bpf_sk_lookup, lookup, local_port);
+    let arrived = (destination, port as u16);
+    let (call, (destination, port), (sent_to, sent_port)) = match paired(pod, source, port, lookup) {
+        Some(pair) => (call::HAND_OVER, (pair.destination, pair.port as u16), arrived),
+        None => (call::ARRIVE, arrived, (Address::UNSPECIFIED, 0)),
+    };
+    let mut event = Event {
+        time: 0,
+        pod,
+        source,
+        destination,
+        sent_to,
+        command: [0; 16],
+        pid: 0,
+        uid: 0,
+        reason,
+        source_port: u16::from_be(read!(bpf_sk_lookup, lookup, remote_port) as u16),
+        port,
+        sent_port,
+        verdict: verdict as u16,
+        call,
+        family: read!(bpf_sk_lookup, lookup, family) as u16,
+    };
+    trace::tell(&mut event);
+    if verdict == u32::from(REFUSED) { sk_action::SK_DROP } else { sk_action::SK_PASS }
+}
+
+/// What is known of a connection that comes by a virtual port.
+#[inline(always)]
+fn paired(
+    pod: u64,
+    client: Address,
+    virtual_port: u32,
+    lookup: *const bpf_sk_lookup,
+) -> Option<&'static Pair> {
     if !virtual_port::contains(virtual_port) {
         return None;
     }
     let client_port = u32::from(u16::from_be(read!(bpf_sk_lookup, lookup, remote_port) as u16));
     let key = PairKey { pod, client, client_port, virtual_port };
     // SAFETY: an LRU entry may be reused while it is read; the key is that of this one connection.
-    unsafe { PAIRS.get(&key) }.map(|pair| pair.slot)
+    unsafe { PAIRS.get(&key) }
 }
 
 /// Both addresses, without a branch: the verifier would walk everything that follows once for each family, and that is what loading
@@ -82,15 +152,14 @@ fn joined((v6, v4): (Address, u32), is_v4: u32) -> Address {
 /// The first listener of the slot that can take this connection; the kernel then picks one of its reuseport group. None: a reset,
 /// never the app.
 #[inline(always)]
-fn assign(ctx: &SkLookupContext, pod: u64, slot: u32) -> u32 {
+fn assign(ctx: &SkLookupContext, pod: u64, slot: u32) -> bool {
     let mut index = 0;
     while index < LISTENERS_PER_SLOT {
         // Fails for an empty place and for a listener of the other family.
         if LISTENERS.redirect_sk_lookup(ctx, ListenerKey { pod, slot, index }, 0).is_ok() {
-            return sk_action::SK_PASS;
+            return true;
         }
         index += 1;
     }
-    maps::count(pod, Reason::NoListener);
-    sk_action::SK_DROP
+    false
 }

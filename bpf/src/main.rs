@@ -38,6 +38,8 @@ mod lookup;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod sockops;
+#[cfg(target_arch = "bpf")]
+mod trace;
 
 #[cfg(target_arch = "bpf")]
 mod entry {
@@ -132,6 +134,12 @@ mod entry {
     #[sk_lookup_program]
     pub(crate) fn lookup(ctx: SkLookupContext) -> u32 {
         socket_lookup::select(&ctx)
+    }
+
+    /// What listeners are told of those.
+    #[sk_lookup_program]
+    pub(crate) fn tell(ctx: SkLookupContext) -> u32 {
+        socket_lookup::tell(&ctx)
     }
 
     /// The kernel lends GPL-only helpers to this licence.

@@ -1,13 +1,18 @@
 //! Maps, and the few ways the programs use them.
 
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{
-    HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, SkStorage, SockHash, lpm_trie::Key,
+    Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
+    SkStorage, SockHash, lpm_trie::Key,
 };
 use aya_ebpf::macros::btf_map;
 use shunt_abi::{
     Counters, DatagramState, ListenerKey, Pair, PairKey, PodConfig, PodKey, Reason, Rule, RuleKey,
-    SocketState, TrieKey, decide::Rules, flag,
+    SocketState, TrieKey,
+    decide::Rules,
+    flag,
+    trace::{self, Event, Note, Trace},
 };
 
 /// Pods of one node.
@@ -34,6 +39,16 @@ pub(crate) static DATAGRAMS: SkStorage<DatagramState> = SkStorage::new();
 pub(crate) static SEEN: HashMap<PodKey, u32, POD_LIMIT, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub(crate) static ROTATION: PerCpuArray<u32, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static TRACE: Array<Trace, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+/// The size is that of none in particular: each listener brings a ring buffer of its own.
+#[btf_map]
+pub(crate) static RINGS: ArrayOfMaps<RingBuf<Event, 4096>, { trace::LISTENERS as usize }> =
+    ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static NOTES: PerCpuArray<Note, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static TELLERS: ProgramArray<1> = ProgramArray::new();
 
 /// The configuration of a pod; `None` for a namespace that is not ours.
 #[inline(always)]

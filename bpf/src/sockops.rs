@@ -140,6 +140,7 @@ fn accepted(ctx: &SockOpsContext) {
         return;
     };
     let mut new = SocketState {
+        since: 0,
         destination: pair.destination,
         sent_to: Address::UNSPECIFIED,
         port: pair.port,

@@ -41,7 +41,7 @@ pub enum Command {
     Once,
     /// Take the list entry out, then everything else of Shunt
     Uninstall(Uninstall),
-    /// Say what is wanted, what is there and why they differ; changes nothing
+    /// Say what is wanted, what is there and why they differ; asks the plugin for STATUS and changes nothing else
     Status(Status),
     /// Wait until this node, or every node of a DaemonSet, is as wanted
     Wait(Wait),

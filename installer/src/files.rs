@@ -23,6 +23,12 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, unlinkat};
 /// How the names of files that are being written begin and end.
 const TEMPORARY: (&str, &str) = (".shunt.", ".tmp");
 
+/// Files that change places are looked into, as far as this.
+const SWAPPED_MAX: usize = 4 * 1024 * 1024;
+
+/// How often an owner may write between two of our system calls, one after the other.
+const SWAPS: usize = 1000;
+
 /// Whether a name is one that a write of ours, killed half-way, leaves.
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with(TEMPORARY.0) && name.ends_with(TEMPORARY.1)
@@ -249,16 +255,61 @@ impl Directory {
 
     /// Puts a file in place, whole or not at all.
     pub fn write(&self, name: &str, content: &mut dyn Read, like: Like) -> Result<()> {
-        self.write_over(name, content, like, None).map(drop)
+        let renamed = |temporary: &str| Ok(renameat(&self.fd, temporary, &self.fd, name).map(|()| true)?);
+        self.put(name, content, like, renamed).map(drop)
     }
 
-    /// The same, but not over anything else than `over`. False if that stands there no more.
-    pub fn write_over(
+    /// Puts a file in the place of one that holds `expected`. False if its owner has written another meanwhile: then that one stays.
+    /// Nothing that an owner wrote is lost, however close the two writes are.
+    pub fn replace(&self, name: &str, content: &str, like: Like, expected: &str) -> Result<bool> {
+        self.put(name, &mut content.as_bytes(), like, |temporary| {
+            self.exchange(temporary, name, expected, content)
+        })
+    }
+
+    /// The two files change places, so that what was there can be looked at; if it is not what was expected, it goes back.
+    fn exchange(&self, temporary: &str, name: &str, expected: &str, content: &str) -> Result<bool> {
+        let swap = || renameat2(&self.fd, temporary, &self.fd, name, RenameFlags::RENAME_EXCHANGE);
+        // What cannot be read is not what was expected.
+        let text = |name: &str| self.read(name, SWAPPED_MAX).ok();
+        match swap() {
+            Ok(()) => {}
+            // This file system cannot do it.
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+                let stands = text(name).is_some_and(|text| text == expected);
+                return if stands {
+                    Ok(renameat(&self.fd, temporary, &self.fd, name).map(|()| true)?)
+                } else {
+                    Ok(false)
+                };
+            }
+            Err(Errno::ENOENT) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        let mut found = text(temporary);
+        if found.as_deref() == Some(expected) {
+            unlinkat(&self.fd, temporary, UnlinkatFlags::NoRemoveDir)?;
+            return Ok(true);
+        }
+        let mut placed = Some(content.to_owned());
+        // What was found is newer than what is in place, unless a third is by now: then that one is the newest, and so on.
+        for _ in 0..SWAPS {
+            swap()?;
+            let back = text(temporary);
+            if back == placed {
+                break;
+            }
+            (placed, found) = (found, back);
+        }
+        Ok(false)
+    }
+
+    fn put(
         &self,
         name: &str,
         content: &mut dyn Read,
         like: Like,
-        over: Option<Stamp>,
+        place: impl FnOnce(&str) -> Result<bool>,
     ) -> Result<bool> {
         let what = || format!("write {}", self.shown(name));
         let temporary = temporary_name();
@@ -266,13 +317,7 @@ impl Directory {
         let fd = openat(&self.fd, temporary.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .with_context(|| format!("create {}", self.shown(&temporary)))
             .with_context(what)?;
-        let written = filled(File::from(fd), content, like).and_then(|()| {
-            let stands = over.is_none() || self.stamp(name)? == over;
-            if stands {
-                renameat(&self.fd, temporary.as_str(), &self.fd, name)?;
-            }
-            Ok(stands)
-        });
+        let written = filled(File::from(fd), content, like).and_then(|()| place(&temporary));
         if !matches!(written, Ok(true)) {
             // The first error is the one to tell; what stays is swept by the next pass.
             let _later = unlinkat(&self.fd, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
@@ -388,17 +433,7 @@ mod tests {
         assert!(format!("{error:#}").contains("/etc/cni/a: broken"), "{error:#}");
         assert_eq!(directory.names().expect("listed"), ["a"]);
         assert_eq!(directory.read("a", 9).expect("read"), "two");
-        let old = directory.stamp("a").expect("stamp");
         let like = like_of(host.path(), 0o600);
-        assert!(directory.write_over("a", &mut &b"its"[..], like, old).expect("written"), "what was seen");
-        assert!(
-            !directory.write_over("a", &mut &b"too"[..], like, old).expect("not written"),
-            "it has changed"
-        );
-        assert_eq!(
-            (directory.read("a", 9).expect("read").as_str(), directory.names().expect("listed").len()),
-            ("its", 1)
-        );
         directory.write("b", &mut &b"new"[..], like).expect("written");
         assert!(!directory.rename_back("a", "b").expect("not renamed"), "the name is taken");
         directory.remove("b").expect("removed");
@@ -414,6 +449,65 @@ mod tests {
     fn like_of(path: &Path, mode: u32) -> Like {
         let stat = nix::sys::stat::stat(path).expect("there");
         Like { mode, uid: stat.st_uid, gid: stat.st_gid }
+    }
+
+    #[test]
+    fn what_an_owner_writes_meanwhile_is_not_lost() {
+        let (host, root) = place();
+        let directory = root.directory(Path::new("/")).expect("opened").expect("there");
+        let like = like_of(host.path(), 0o640);
+        fs::write(host.path().join("a"), "one").expect("written");
+        assert!(directory.replace("a", "ours", like, "one").expect("replaced"));
+        assert_eq!(directory.read("a", 9).expect("read"), "ours");
+        for theirs in [&b"two"[..], &[0xff, 0xfe]] {
+            fs::write(host.path().join("a"), theirs).expect("written");
+            assert!(!directory.replace("a", "ours again", like, "ours").expect("another stands there"));
+            assert_eq!(fs::read(host.path().join("a")).expect("read"), theirs);
+        }
+        fs::remove_file(host.path().join("a")).expect("removed");
+        assert!(!directory.replace("a", "ours", like, "two").expect("it is gone"));
+        assert!(directory.names().expect("listed").is_empty());
+    }
+
+    /// As fast as both can, for as long as it takes to lose one.
+    #[test]
+    fn nor_however_close_the_two_are() {
+        let (host, root) = place();
+        let directory = root.directory(Path::new("/")).expect("opened").expect("there");
+        let like = like_of(host.path(), 0o600);
+        fs::write(host.path().join("a"), "0").expect("written");
+        let path = host.path().to_owned();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let (mut replaced, mut met) = (0, 0);
+        let last = std::thread::scope(|scope| {
+            let owner = scope.spawn(|| {
+                let mut number = 0_u32;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    number += 1;
+                    fs::write(path.join("new"), number.to_string()).expect("written");
+                    fs::rename(path.join("new"), path.join("a")).expect("renamed");
+                    // Now close, now apart.
+                    for _ in 0..number % 64 {
+                        std::thread::yield_now();
+                    }
+                }
+                number
+            });
+            for _ in 0..300 {
+                let found = directory.read("a", 99).expect("there is always one");
+                if found.ends_with('+') {
+                    std::thread::yield_now();
+                } else if directory.replace("a", &format!("{found}+"), like, &found).expect("tried") {
+                    replaced += 1;
+                } else {
+                    met += 1;
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            owner.join().expect("the owner")
+        });
+        let found = directory.read("a", 99).expect("read");
+        assert_eq!(found.trim_end_matches('+'), last.to_string(), "{replaced} replaced, {met} met");
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Installer {
         if pass.state.turn == "over" {
             return Ok(());
         }
-        let places = if acts { self.take_up(places)? } else { places };
+        let places = if acts { self.make_directories(places, pass) } else { places };
         let hash = self.plugin(&places, acts, pass).await;
         let usable = self.ask_status(&places, hash, pass).await;
         self.lists(&places, acts, usable, pass)
@@ -180,7 +180,8 @@ impl Installer {
             Turn::Over => "over",
         };
         match turn {
-            Turn::Ours => {}
+            // Else the last DEL of a pod from before an uninstall would take the plugin away.
+            Turn::Ours => root.directory(&wanted.state_dir)?.map_or(Ok(()), |state| state.remove(RETIRED))?,
             Turn::Another => {
                 pass.state.notes.push("a newer installer works on this node".to_owned());
                 pass.wait(SOON);
@@ -192,19 +193,18 @@ impl Installer {
         Ok(turn == Turn::Ours)
     }
 
-    /// Makes the plugin's directory; the other is the primary CNI's to make, but a runtime that finds none makes it too. A node that
-    /// was given up while pods ran is one of ours again: their last DEL is not to take the plugin away.
-    fn take_up(&self, places: Places) -> Result<Places> {
-        if let Some(wanted) = &self.wanted
-            && let Some(state) = places.root.directory(&wanted.state_dir)?
-        {
-            state.remove(RETIRED)?;
+    /// The plugin's directory; the other is the primary CNI's to make, but a runtime that finds none makes it too.
+    fn make_directories(&self, places: Places, pass: &mut Pass) -> Places {
+        if places.bin.is_some() {
+            return places;
         }
-        let bin = match places.bin {
-            Some(bin) => bin,
-            None => places.root.made_directory(&self.settings.bin_dir, 0o755)?,
-        };
-        Ok(Places { bin: Some(bin), ..places })
+        match places.root.made_directory(&self.settings.bin_dir, 0o755) {
+            Ok(bin) => Places { bin: Some(bin), ..places },
+            Err(error) => {
+                pass.failed(&error);
+                places
+            }
+        }
     }
 
     /// Puts the plugin in place. The digest of what is there if it is the one to install.
@@ -222,8 +222,11 @@ impl Installer {
                     },
                     ..std::mem::take(&mut pass.state.plugin)
                 };
-                if binary != Binary::Same && pass.state.problems.is_empty() {
-                    pass.problem("the plugin on the host is not the one to install");
+                if binary != Binary::Same {
+                    pass.problem(match self.pace.failure(TYPE) {
+                        Some(why) => format!("the plugin on the host is not the one to install: {why}"),
+                        None => "the plugin on the host is not the one to install".to_owned(),
+                    });
                 }
                 (binary == Binary::Same).then_some(hash)
             }
@@ -253,9 +256,8 @@ impl Installer {
         if !self.may_write(TYPE, pass) {
             return Ok((hash, binary));
         }
-        let replaced = self.replace_plugin(bin, &binary, &hash).await;
-        if let Err(error) = replaced {
-            pass.failed(&error);
+        if let Err(error) = self.replace_plugin(bin, &binary, &hash).await {
+            self.failed(TYPE, &error, pass);
             return Ok((hash, binary));
         }
         let undone = self.memory.wrote.get(TYPE).is_some_and(|wrote| *wrote == short(&hash));
@@ -329,7 +331,7 @@ impl Installer {
             }
             let since = self.since(&conf);
             let plan = lists::plan(&conf, wish, &self.memory, since);
-            if acts && round < ROUNDS && self.carry_out(directory, &plan, pass)? {
+            if acts && round < ROUNDS && self.carry_out(directory, &plan, pass) {
                 continue;
             }
             self.describe(&conf, &plan, since, pass);
@@ -348,7 +350,7 @@ impl Installer {
     }
 
     /// Does the steps, as far as their pace allows. True if anything was done.
-    fn carry_out(&mut self, directory: &Directory, plan: &lists::Plan, pass: &mut Pass) -> Result<bool> {
+    fn carry_out(&mut self, directory: &Directory, plan: &lists::Plan, pass: &mut Pass) -> bool {
         self.memory.followed.clone_from(&plan.followed);
         if plan.good.is_some() {
             self.memory.last_good.clone_from(&plan.good);
@@ -356,15 +358,21 @@ impl Installer {
         for (index, step) in plan.steps.iter().enumerate() {
             // What follows may rely on it.
             if !self.may_write(step.file(), pass) {
-                return Ok(index > 0);
+                return index > 0;
             }
-            if !carry_out(directory, step)? {
-                return Ok(true);
+            match carry_out(directory, step) {
+                Ok(true) => {}
+                // Its owner was faster: everything has to be looked at anew.
+                Ok(false) => return true,
+                Err(error) => {
+                    self.failed(step.file(), &error, pass);
+                    return false;
+                }
             }
             self.remember(step);
             self.wrote("list", step.file(), step.cause().as_str(), step.cause() == Cause::Undone, pass);
         }
-        Ok(!plan.steps.is_empty())
+        !plan.steps.is_empty()
     }
 
     fn remember(&mut self, step: &Step) {
@@ -374,6 +382,12 @@ impl Installer {
                 *self.memory.leftovers.entry(file.clone()).or_default() += 1;
             }
         }
+    }
+
+    /// Something could not be written: it is tried again, but not at once; our own attempts are changes we would hear of.
+    fn failed(&mut self, file: &str, error: &anyhow::Error, pass: &mut Pass) {
+        pass.failed = true;
+        self.pace.failed(file, format!("{error:#}"), Instant::now());
     }
 
     fn may_write(&mut self, file: &str, pass: &mut Pass) -> bool {
@@ -395,7 +409,14 @@ impl Installer {
 
     /// What is left to do and what cannot be done.
     fn describe(&mut self, conf: &Conf, plan: &lists::Plan, since: Duration, pass: &mut Pass) {
-        let left: Vec<&str> = plan.steps.iter().map(Step::file).collect();
+        let left: Vec<String> = plan
+            .steps
+            .iter()
+            .map(|step| match self.pace.failure(step.file()) {
+                Some(why) => format!("{} ({why})", step.file()),
+                None => step.file().to_owned(),
+            })
+            .collect();
         let followed = plan.followed.as_ref();
         let file = plan.list.clone().unwrap_or_default();
         pass.state.list = ListState {
@@ -466,8 +487,9 @@ impl Installer {
 /// Carries a step out. False if its ground has changed meanwhile: then the directory has to be looked at anew.
 pub fn carry_out(directory: &Directory, step: &Step) -> Result<bool> {
     match step {
-        Step::Write { file, text, like, over, .. } => {
-            directory.write_over(file, &mut text.as_bytes(), *like, *over)
+        Step::Write { file, text, like, over: Some(over), .. } => directory.replace(file, text, *like, over),
+        Step::Write { file, text, like, over: None, .. } => {
+            directory.write(file, &mut text.as_bytes(), *like).map(|()| true)
         }
         Step::Rename { from, to } if from.ends_with(SAVED) => directory.rename_back(from, to),
         Step::Rename { from, to } => match directory.rename(from, to) {

@@ -11,12 +11,20 @@ use std::time::Duration;
 use crate::choose::{Candidate, Choice, Followed, Situation, Why, choose};
 use crate::cli::Mode;
 use crate::conflist::{Form, Network, Problem, parse};
-use crate::files::{Kind, Like, Stamp};
+use crate::files::{Kind, Like};
 use crate::observe::{Conf, ConfFile, SAVED};
 use crate::settings::OWN_LISTS;
 
 /// How often our entry is taken out of a file of another before that is left to whoever puts it there.
 const LEFTOVER_TRIES: u32 = 3;
+
+/// How the name of a list ends that stands in for a file with a single plugin, after that file's.
+const STANDS_IN: &str = ".conflist";
+
+/// The list that stands in for a file that was put aside.
+fn stands_for(saved: &ConfFile) -> Option<String> {
+    saved.name.strip_suffix(SAVED).map(stand_in)
+}
 
 /// Why something is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,10 +68,10 @@ pub enum Step {
         text: String,
         /// Owner and mode.
         like: Like,
+        /// Of a file of another: what it holds, and has to hold still.
+        over: Option<String>,
         /// Why.
         cause: Cause,
-        /// What stands there now and is another's: if that has changed since, nothing is written.
-        over: Option<Stamp>,
     },
     /// Give a file another name.
     Rename {
@@ -291,7 +299,7 @@ impl<'a> Scene<'a> {
                     read.file.text.as_ref() != Ok(&text) || read.file.stamp.like.mode & 0o077 != 0
                 }) {
                     let cause = self.cause(name, current, &text);
-                    plan.steps.push(Step::Write { file: name.to_owned(), text, like, cause, over: None });
+                    plan.steps.push(Step::Write { file: name.to_owned(), text, like, over: None, cause });
                 }
                 for read in self.own.iter().filter(|read| read.file.name != name) {
                     plan.steps.push(Step::Remove { file: read.file.name.clone() });
@@ -347,7 +355,10 @@ impl<'a> Scene<'a> {
             _ => (file.name.clone(), false),
         };
         plan.list = Some(name.clone());
-        let text = network.with_entry(&entry);
+        // What was put aside last may be newer than what the list that stands in for it was made of.
+        let saved = self.conf.saved.iter().find(|saved| stands_for(saved).as_ref() == Some(&name));
+        let newer = saved.and_then(|saved| parse(Form::Single, saved.text.as_ref().ok()?, &OWN_LISTS).ok());
+        let text = newer.filter(|_| !single).as_ref().unwrap_or(network).with_entry(&entry);
         let there = self.others.iter().find(|read| read.file.name == name);
         if there.is_none_or(|read| read.file.text.as_ref() != Ok(&text)) {
             let had = there
@@ -361,8 +372,9 @@ impl<'a> Scene<'a> {
                 _ if had => Cause::Entry,
                 _ => Cause::Missing,
             };
-            let over = there.map(|read| read.file.stamp);
-            plan.steps.push(Step::Write { file: name.clone(), text, like: file.stamp.like, cause, over });
+            // The list that stands in for a single plugin is ours, whatever is in it.
+            let over = if single || saved.is_some() { None } else { file.text.clone().ok() };
+            plan.steps.push(Step::Write { file: name.clone(), text, like: file.stamp.like, over, cause });
         }
         if single {
             plan.steps.push(Step::Rename { from: file.name.clone(), to: format!("{}{SAVED}", file.name) });
@@ -376,7 +388,7 @@ impl<'a> Scene<'a> {
 
     /// Gives files that were put aside their names back, unless a list that is to `stay` stands in for them.
     fn restore_saved(&self, stay: impl Fn(&str) -> bool, plan: &mut Plan) {
-        for saved in &self.conf.saved {
+        for ConfFile { name: saved, .. } in &self.conf.saved {
             let Some(name) = saved.strip_suffix(SAVED) else { continue };
             let stand_in = stand_in(name);
             let is_there = self.conf.file(&stand_in).is_some();
@@ -397,7 +409,7 @@ impl<'a> Scene<'a> {
     /// Whether a list with our entry stands in for a file that has its name back: what had given it back was ended before it removed
     /// the list.
     fn stands_in(&self, file: &str) -> bool {
-        file.strip_suffix(".conflist")
+        file.strip_suffix(STANDS_IN)
             .is_some_and(|name| Form::of(name) == Some(Form::Single) && self.conf.file(name).is_some())
     }
 
@@ -419,16 +431,16 @@ impl<'a> Scene<'a> {
                     .push(format!("{file} has our entry in it, written by its owner; it is left alone"));
                 continue;
             }
-            let (text, like) = (network.without_entry(), read.file.stamp.like);
-            let over = Some(read.file.stamp);
-            plan.steps.push(Step::Write { file, text, like, cause: Cause::Moved, over });
+            let (text, like, over) =
+                (network.without_entry(), read.file.stamp.like, read.file.text.clone().ok());
+            plan.steps.push(Step::Write { file, text, like, over, cause: Cause::Moved });
         }
     }
 }
 
 /// Name of the list that stands in for a single plugin's file.
 pub fn stand_in(name: &str) -> String {
-    format!("{name}.conflist")
+    format!("{name}{STANDS_IN}")
 }
 
 /// What takes our entry out of everything a runtime loads. What was put aside comes back before the list that stands in for it

@@ -123,6 +123,16 @@ fn plugin(report: &Report, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
             sample_gauge(&mut pods, &[("backend", backend), ("state", state)], small(count))?;
         }
     }
+    let mut others = gauge(
+        encoder,
+        "shunt_pods_not_captured",
+        "Pods that are not captured, by why: left alone, bare because failurePolicy is open, ADD failed",
+        None,
+    )?;
+    for state in ["skipped", "open", "failed"] {
+        let count = report.uncaptured.get(state).copied().unwrap_or_default();
+        sample_gauge(&mut others, &[("state", state)], small(usize::try_from(count).unwrap_or(usize::MAX)))?;
+    }
     let help = "Duration of the plugin's calls since the node booted, by command, outcome and backend";
     let mut calls = encoder.encode_descriptor(
         "shunt_plugin_duration",
@@ -225,6 +235,9 @@ fn sample_gauge(family: &mut MetricEncoder<'_>, labels: Labels<'_>, value: f64) 
 fn sample_counter(family: &mut MetricEncoder<'_>, labels: Labels<'_>, count: u64) -> fmt::Result {
     family.encode_family(&Pairs(labels))?.encode_counter::<NoLabelSet, _, u64>(&count, None)
 }
+
+#[cfg(test)]
+mod shipped;
 
 #[cfg(test)]
 mod tests {

@@ -35,8 +35,8 @@ pub struct ConfFile {
 pub struct Conf {
     /// Files that a runtime loads, in byte order of names: the order in which runtimes take them.
     pub files: Vec<ConfFile>,
-    /// Names of files put aside.
-    pub saved: Vec<String>,
+    /// Files put aside.
+    pub saved: Vec<ConfFile>,
     /// Names of what a write that was killed left.
     pub stale: Vec<String>,
     /// All other names: some neighbours show by them what they have done to ours.
@@ -50,20 +50,18 @@ impl Conf {
         for name in directory.names()? {
             if is_temporary(&name) {
                 conf.stale.push(name);
-            } else if name.ends_with(SAVED) {
-                conf.saved.push(name);
-            } else if Form::of(&name).is_some() {
-                // It may be gone since it was listed.
-                let Some(stamp) = directory.stamp(&name)? else { continue };
-                if stamp.kind == Kind::Other {
-                    conf.others.push(name);
-                    continue;
-                }
-                let text = directory.read(&name, SIZE_MAX).map_err(|error| format!("{error:#}"));
-                conf.files.push(ConfFile { name, stamp, text });
-            } else {
-                conf.others.push(name);
+                continue;
             }
+            let saved = name.ends_with(SAVED);
+            // It may be gone since it was listed.
+            let Some(stamp) = directory.stamp(&name)? else { continue };
+            if stamp.kind == Kind::Other || !saved && Form::of(&name).is_none() {
+                conf.others.push(name);
+                continue;
+            }
+            let text = directory.read(&name, SIZE_MAX).map_err(|error| format!("{error:#}"));
+            let files = if saved { &mut conf.saved } else { &mut conf.files };
+            files.push(ConfFile { name, stamp, text });
         }
         Ok(conf)
     }

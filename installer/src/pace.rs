@@ -24,6 +24,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// But not more seldom than this. With what is forgotten after [`WINDOW`], one who never gives up is answered eight times a minute.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+/// What could not be written is tried again after this time: a disk that is full, a directory that may not be written to.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+
 /// The pace of one directory's files.
 #[derive(Debug, Default)]
 pub struct Pace {
@@ -36,6 +39,7 @@ struct Writes {
     all: VecDeque<Instant>,
     undone: VecDeque<Instant>,
     fighting: bool,
+    failed: Option<(Instant, String)>,
 }
 
 impl Writes {
@@ -63,8 +67,20 @@ impl Pace {
     pub fn wait(&mut self, file: &str, now: Instant) -> Duration {
         let Some(writes) = self.files.get_mut(file) else { return Duration::ZERO };
         writes.forget(now);
-        let last = writes.all.back().map_or(Duration::MAX, |last| now.saturating_duration_since(*last));
-        writes.apart().saturating_sub(last)
+        let since = |then: Instant| now.saturating_duration_since(then);
+        let last = writes.all.back().map_or(Duration::MAX, |last| since(*last));
+        let failed = writes.failed.as_ref().map_or(Duration::MAX, |(when, _)| since(*when));
+        writes.apart().saturating_sub(last).max(AFTER_FAILURE.saturating_sub(failed))
+    }
+
+    /// `file` could not be written, and why.
+    pub fn failed(&mut self, file: &str, why: String, now: Instant) {
+        self.files.entry(file.to_owned()).or_default().failed = Some((now, why));
+    }
+
+    /// Why `file` could not be written the last time; none if it could.
+    pub fn failure(&self, file: &str) -> Option<&str> {
+        self.files.get(file)?.failed.as_ref().map(|(_, why)| why.as_str())
     }
 
     /// `file` was written; `undone`: because somebody had undone what we had written. True if this makes it a fight.
@@ -72,6 +88,7 @@ impl Pace {
         let writes = self.files.entry(file.to_owned()).or_default();
         writes.forget(now);
         writes.all.push_back(now);
+        writes.failed = None;
         if undone {
             writes.undone.push_back(now);
         }
@@ -85,7 +102,7 @@ impl Pace {
     pub fn fights(&mut self, now: Instant) -> Vec<String> {
         self.files.retain(|_, writes| {
             writes.forget(now);
-            !writes.all.is_empty()
+            !writes.all.is_empty() || writes.failed.is_some()
         });
         let fighting = self.files.iter().filter(|(_, writes)| writes.fighting);
         fighting.map(|(file, _)| file.clone()).collect()
@@ -145,6 +162,17 @@ mod tests {
         let written = fought(&mut pace, start, Duration::from_mins(1), Duration::from_millis(50), false);
         assert!(written.len() > 60 && written.len() < 100, "{}", written.len());
         assert_eq!((pace.fights_so_far(), pace.fights(start).len()), (0, 0));
+    }
+
+    #[test]
+    fn what_fails_is_not_tried_all_the_time() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.failed("a", "no space".to_owned(), now);
+        assert_eq!((pace.wait("a", now), pace.failure("a")), (AFTER_FAILURE, Some("no space")));
+        assert!(pace.wait("a", now + AFTER_FAILURE).is_zero());
+        assert!(pace.fights(now).is_empty());
+        pace.wrote("a", false, now + AFTER_FAILURE);
+        assert_eq!(pace.failure("a"), None);
     }
 
     #[test]

@@ -155,6 +155,23 @@ pub fn verify(
     }
 }
 
+/// All that is not as ADD left it, in words: what [`verify`] finds and, with eBPF, what it does not take the time to look at.
+pub fn differences(
+    places: Places<'_>,
+    attachment: &Attachment,
+    netns: &Netns,
+    receipt: &Receipt,
+    plan: &Plan,
+) -> Vec<String> {
+    match receipt {
+        Receipt::Ebpf { .. } => ebpf::differences(places, attachment, netns, receipt, plan),
+        Receipt::Iptables { .. } => {
+            let found = iptables::verify(places, attachment, netns, receipt);
+            found.err().into_iter().map(|error| error.details()).collect()
+        }
+    }
+}
+
 /// Removes whatever any backend has for an attachment, found by name; nothing there is success.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //!
 //! The plugin runs in the runtime's cgroup and mount namespaces, so paths are resolved here and nowhere else.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -44,6 +45,28 @@ impl Cgroups {
         )
         .tried(|| format!("mount a cgroup2 hierarchy on {}", root.display()))?;
         Ok(Self { root })
+    }
+
+    /// The mount there is, if there is one; nothing is mounted.
+    pub fn mounted() -> Outcome<Option<Self>> {
+        let table = fs::read_to_string("/proc/self/mountinfo").tried(|| "read /proc/self/mountinfo")?;
+        Ok(mounted(&table).map(|root| Self { root }))
+    }
+
+    /// The cgroup with this id: looked for from the root down, but not in more than `MOST` places.
+    pub fn with_id(&self, id: u64) -> Option<PathBuf> {
+        const MOST: usize = 5000;
+        let mut places = VecDeque::from([self.root.clone()]);
+        for _ in 0..MOST {
+            let place = places.pop_front()?;
+            if fs::metadata(&place).is_ok_and(|found| found.ino() == id) {
+                return Some(place);
+            }
+            let entries = fs::read_dir(&place).into_iter().flatten().filter_map(Result::ok);
+            let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+            places.extend(entries.filter(is_directory).map(|entry| entry.path()));
+        }
+        None
     }
 
     /// Where it is mounted: the root as far as this cgroup namespace goes.

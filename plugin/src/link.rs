@@ -114,6 +114,11 @@ pub fn prepared(wishes: Wishes) -> Outcome<(Interfaces, Loopback)> {
     })
 }
 
+/// Reads the namespace of the calling thread and changes nothing.
+pub fn seen(all_routes: bool) -> Outcome<Interfaces> {
+    talk(async |handle| read(handle, all_routes).await)
+}
+
 /// True if it could be added: with IPv6 switched off on the loopback interface nothing can be handed on there, with or without
 /// the address.
 async fn add_passthrough(handle: &Handle, found: &mut Interfaces) -> Outcome<bool> {
@@ -238,7 +243,8 @@ pub fn loopback_with(addresses: &[IpAddr]) -> Outcome<Vec<IpAddr>> {
     })
 }
 
-const PASSTHROUGH: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+/// Where a proxy hands inbound connections on from, in a pod with IPv6.
+pub const PASSTHROUGH: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 const LOCAL_TABLE: u32 = 255;
 
 /// Has a conversation with the kernel in the calling thread's namespace: a netlink socket belongs to the one it was opened in.

@@ -89,7 +89,10 @@ impl<'a> Lock<'a> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the only wait of the plugin; bounded by the deadline above")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a lock cannot be waited for with a time limit; bounded by the deadline above"
+)]
 fn pause() {
     std::thread::sleep(PAUSE);
 }

@@ -9,8 +9,11 @@ use crate::annotation;
 use crate::cni::{Annotations, PodRef};
 use crate::error::Error;
 use crate::plan::Plan;
+use crate::profile::key::{Nobody, Watch};
 use crate::profile::{self, Profile, key};
 use crate::settings::Settings;
+
+pub mod source;
 
 /// What is to be done for a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +86,8 @@ pub enum Reason {
     },
     /// A container of the pod sets up interception itself.
     OwnRules {
+        /// The annotation that names it.
+        key: &'static str,
         /// The container.
         container: &'static str,
     },
@@ -116,8 +121,23 @@ impl fmt::Display for Reason {
             Self::NamespaceExcluded { namespace } => write!(f, "namespace {namespace} is excluded"),
             Self::NotMarked { key } => write!(f, "annotation {key} is missing"),
             Self::OptedOut { key } => write!(f, "annotation {key} says no"),
-            Self::OwnRules { container } => write!(f, "container {container} sets up interception itself"),
+            Self::OwnRules { container, .. } => {
+                write!(f, "container {container} sets up interception itself")
+            }
             Self::NotASidecar { key } => write!(f, "annotation {key} says that there is no sidecar"),
+        }
+    }
+}
+
+impl Reason {
+    /// What decided: an annotation, or a key of the entry.
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Self::NamespaceExcluded { .. } => "excludeNamespaces",
+            Self::NotMarked { key }
+            | Self::OptedOut { key }
+            | Self::OwnRules { key, .. }
+            | Self::NotASidecar { key } => key,
         }
     }
 }
@@ -129,6 +149,16 @@ impl fmt::Display for Reason {
 /// [`Kind::Unsupported`] for what an annotation may ask for and this version cannot do. Annotations other than a marker
 /// are looked at only when the pod is selected.
 pub fn decide(pod: &PodRef, annotations: &Annotations, settings: &Settings) -> Result<Decision, Error> {
+    weigh(pod, annotations, settings, &mut Nobody)
+}
+
+/// [`decide`], with somebody who watches: what there is to be told of a decision comes from the decision itself.
+fn weigh(
+    pod: &PodRef,
+    annotations: &Annotations,
+    settings: &Settings,
+    watch: &mut impl Watch,
+) -> Result<Decision, Error> {
     if let Some(namespace) =
         pod.namespace.as_ref().filter(|namespace| settings.exclude_namespaces.contains(namespace))
     {
@@ -140,25 +170,35 @@ pub fn decide(pod: &PodRef, annotations: &Annotations, settings: &Settings) -> R
     if let (Select::Annotated, Some(reason)) = (settings.select, gate) {
         return Ok(Decision::Skip(reason));
     }
-    plan(profile, annotations, settings).map(|plan| Decision::Intercept(Box::new(plan)))
+    plan(profile, annotations, settings, watch).map(|plan| Decision::Intercept(Box::new(plan)))
 }
 
-fn plan(profile: &Profile, annotations: &Annotations, settings: &Settings) -> Result<Plan, Error> {
+fn plan(
+    profile: &Profile,
+    annotations: &Annotations,
+    settings: &Settings,
+    watch: &mut impl Watch,
+) -> Result<Plan, Error> {
     let own = Layer::from(annotation::own(annotations, profile.marker)?);
-    let mesh = key::layer(profile.keys, annotations)?;
+    let mesh = key::layer(profile.keys, annotations, watch)?;
     let entry = Layer { dns: Some(settings.dns), ..Layer::from(settings.redirect.clone()) };
+    let defaults = (profile.defaults)();
+    watch.layers(&own, &entry, &defaults);
     let theirs = own.redirect.exclude_inbound_ports.is_none()
         && (mesh.redirect.exclude_inbound_ports.is_some() || entry.redirect.exclude_inbound_ports.is_none());
-    let mut merged = own.over(mesh).over(entry).over((profile.defaults)());
+    let mut merged = own.over(mesh).over(entry).over(defaults);
     merged.redirect.exclude_inbound_ports = Some(excluded_inbound(profile, &mut merged, theirs));
     if merged.ipv4_only == Some(true) {
         for list in [&mut merged.redirect.exclude_outbound_cidrs, &mut merged.redirect.exclude_inbound_cidrs]
         {
-            list.get_or_insert_default().extend("::/0".parse::<Network>());
+            list.get_or_insert_default().extend(ALL_OF_V6.parse::<Network>());
         }
     }
     Plan::new(settings.mesh, profile, settings.before_proxy, settings.udp, merged)
 }
+
+/// What is excluded where only IPv4 is to be captured.
+const ALL_OF_V6: &str = "::/0";
 
 /// The app's ports that are not captured, once all layers are merged. `theirs`: the list is the mesh's own or the profile's, not
 /// in our words, which count always.

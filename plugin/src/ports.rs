@@ -27,6 +27,12 @@ pub fn reserve() -> Outcome<Option<String>> {
     }
 }
 
+/// Whether the calling thread's namespace has all virtual ports reserved.
+pub fn are_reserved() -> Outcome<bool> {
+    let now = fs::read_to_string(RESERVED).tried(|| format!("read {RESERVED}"))?;
+    Ok(with_virtual_ports(now.trim()).is_none())
+}
+
 /// Puts back what [`reserve`] found, unless somebody has changed it since.
 pub fn restore(before: &str) -> Outcome<()> {
     let now = fs::read_to_string(RESERVED).tried(|| format!("read {RESERVED}"))?.trim().to_owned();

@@ -12,6 +12,7 @@ use crate::backend::Receipt;
 use crate::bpf::pins::children;
 use crate::bpf::programs::make_directory;
 use crate::fault::{Fault, Outcome, Tried as _};
+use crate::grounds::Grounds;
 use crate::netns::Identity;
 use crate::plan::Plan;
 
@@ -38,6 +39,9 @@ pub struct Record {
     pub plan: Plan,
     /// What the backend did.
     pub receipt: Receipt,
+    /// What the plan was made from; none: an older plugin did not say.
+    #[serde(default)]
+    pub grounds: Option<Grounds>,
 }
 
 /// Files larger than this are not ours.

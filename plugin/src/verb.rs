@@ -15,6 +15,7 @@ use crate::cni::{AddRequest, CheckRequest, DelRequest, GcRequest, Outcome, Statu
 use crate::error::{Error, Failed as _, Kind};
 use crate::lock::Lock;
 use crate::netns::Netns;
+use crate::note::Notes;
 use crate::record::{Record, Records};
 use crate::settings::Settings;
 
@@ -31,10 +32,13 @@ impl Node {
 
 impl Verbs for Node {
     fn add(&self, request: &AddRequest) -> Result<Outcome, Error> {
+        // Why it failed is asked of the pod: no sandbox of it lives on.
         add::run(request)
+            .inspect_err(|error| Notes::new(&request.conf.settings.state_dir).failed(request, error))
     }
 
     fn del(&self, request: &DelRequest) -> Result<Outcome, Error> {
+        Notes::new(&request.conf.state_dir).gone(&request.attachment);
         Ok(del::run(request))
     }
 

@@ -87,25 +87,46 @@ fn what_the_node_can_do() {
     assert_eq!(text.matches("backend  ebpf").count(), 2, "as text:\n{text}");
 }
 
+/// On a host of its own: directories that only this test sees.
 #[test]
-fn the_entry_is_appended_to_a_primarys_list() {
-    need::tool("jq");
-    let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("10-calico.conflist");
-    fs::write(
-        &file,
-        r#"{"name":"k8s-pod-network","cniVersion":"1.0.0","plugins":[{"type":"calico","mtu":0}]}"#,
-    )
-    .expect("a primary's list");
-    let script = script("jq").replace("/etc/cni/net.d", &directory.path().display().to_string());
-    run(Command::new("bash").args(["-euc", &script]));
-    let list: Value = serde_json::from_slice(&fs::read(&file).expect("the list")).expect("JSON");
-    let types: Vec<_> = list
-        .pointer("/plugins")
-        .and_then(Value::as_array)
-        .expect("plugins")
-        .iter()
-        .map(|p| &p["type"])
-        .collect();
-    assert_eq!(types, ["calico", "shunt"]);
+fn one_host_without_a_cluster() {
+    need::root();
+    let prepare = "for dir in /etc/cni /opt/cni /run /var/log; do mkdir -p $dir; mount -t tmpfs tmpfs $dir; done; \
+        mkdir -p /etc/cni/net.d; mount -t bpf bpf /sys/fs/bpf; export PATH=$PWD/target/release:$PATH";
+    let list = r#"{"name":"k8s-pod-network","cniVersion":"1.0.0","plugins":[{"type":"calico","mtu":0}]}"#;
+    let lines = script("shunt-installer once");
+    let (before, install): (Vec<&str>, Vec<&str>) =
+        lines.lines().partition(|line| line.starts_with("shunt-installer status"));
+    // A line each, without its comment; what is not there yet is exit code 3.
+    let before: Vec<&str> =
+        before.iter().map(|line| line.split(" #").next().unwrap_or_default().trim_end()).collect();
+    let [install, uninstall] = install.as_slice() else { panic!("two lines that change the host:\n{lines}") };
+    let script = format!(
+        "{prepare}; printf '%s' '{list}' >/etc/cni/net.d/10-calico.conflist\n{} || [ $? = 3 ]\n\
+         {install}\n{}\necho \"list: $(cat /etc/cni/net.d/00-shunt.conflist)\"\n{uninstall}\n\
+         echo \"left: $(echo $(find /etc/cni /opt/cni /run /var/log /sys/fs/bpf -type f -not -name '*.debug')) $(cat /etc/cni/net.d/*)\"",
+        before.join(" || [ $? = 3 ]; "),
+        before.join("\n")
+    );
+    let text = run(Command::new("unshare").args(["--mount", "bash", "-euc", &script]));
+    let first = |line: &str| text.lines().position(|other| other.starts_with(line)).unwrap_or(usize::MAX);
+    assert!(first("ready    no") < first("ready    yes"), "before and after:\n{text}");
+    assert!(text.contains("\"ready\": true") && text.contains("\"ready\": false"), "as JSON:\n{text}");
+    assert!(text.contains(r#"{"type":"calico","mtu":0},{"type":"shunt","#), "our entry, last:\n{text}");
+    let left = format!("left: /etc/cni/net.d/10-calico.conflist {list}");
+    assert!(text.lines().any(|line| line == left), "as it was:\n{text}");
+}
+
+/// The cluster is somebody else's: what can be tried here is that the chart takes what is typed.
+#[test]
+fn the_chart_takes_what_is_typed() {
+    let lines = script("helm install");
+    let line = lines.lines().find(|line| line.starts_with("helm install")).expect("a line");
+    let helm = root().join("target/tools/helm");
+    need::tool(helm.to_str().expect("text"));
+    let line = line.replace("helm install", &format!("{} template", helm.display()));
+    let text =
+        run(Command::new("bash").args(["-euc", &format!("{line} --set platform=gke --kube-version 1.34.0")]));
+    assert!(text.contains("kind: DaemonSet") && text.contains("registry.example/mesh/shunt:"), "{text}");
+    assert!(text.contains("/home/kubernetes/bin"), "the directories of the platform:\n{text}");
 }

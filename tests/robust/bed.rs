@@ -463,10 +463,12 @@ impl Place {
         assert_eq!(self.traces(pod), [""; 0], "left behind; log: {}", self.log());
     }
 
-    /// Everything the plugin keeps: every path below its directories, but for the tally, which stays as long as the node is ours.
+    /// Everything the plugin keeps: every path below its directories, but for the tally, which stays as long as the node is ours, and
+    /// notes: those are about pods it has nothing of.
     pub(crate) fn files(&self) -> BTreeSet<PathBuf> {
         let mut files = BTreeSet::new();
         list(&self.state, &mut files);
+        files.remove(&self.state.join("notes"));
         list(&self.bpf, &mut files);
         files.remove(&self.tally());
         files

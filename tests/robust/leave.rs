@@ -81,6 +81,7 @@ fn length(call: impl Fn(&Scene) -> Call, counted: fn(&Made) -> bool) -> usize {
     let bed = Bed::new();
     let traced = run(&call(&Scene::new(&bed)), counted, 0, Act::Watch);
     traced.answer.ok();
+    assert!(traced.made.len() > 20, "{:?}", traced.made);
     traced.made.len()
 }
 

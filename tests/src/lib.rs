@@ -24,5 +24,7 @@ pub mod node;
 pub mod process;
 pub mod redirect;
 pub mod runtime_call;
+pub mod schema;
 pub mod scratch;
 pub mod trace;
+pub mod watching;

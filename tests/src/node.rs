@@ -37,6 +37,7 @@ pub struct Node {
     /// Name of the CNI spec version in every call.
     pub version: RefCell<String>,
     entry: RefCell<Value>,
+    plugin: RefCell<Option<PathBuf>>,
     next: Cell<u32>,
     cgroup: Cgroup,
     bpf_dir: PathBuf,
@@ -73,6 +74,7 @@ impl Node {
         Self {
             version: RefCell::new("1.0.0".to_owned()),
             entry: RefCell::new(entry),
+            plugin: RefCell::new(None),
             next: Cell::new(0),
             cgroup,
             bpf_dir,
@@ -92,6 +94,11 @@ impl Node {
                 redirect.insert(key.to_owned(), value);
             }
         });
+    }
+
+    /// Pods are served by another plugin from here on; `None`: the one that was built.
+    pub fn served_by(&self, plugin: Option<PathBuf>) {
+        self.plugin.replace(plugin);
     }
 
     /// A world for pods to be in.
@@ -159,6 +166,7 @@ impl Node {
     /// A verb for one attachment of a pod.
     pub fn call(&self, verb: &str, pod: &Pod, interface: &str) -> Answer {
         let mut call = Call::new(verb, &self.config(pod, true));
+        call.plugin.clone_from(&self.plugin.borrow());
         call.environment.extend(pod.environment(interface).map(|(name, value)| (name.to_owned(), value)));
         let answer = call.run();
         if answer.code != 0 {
@@ -207,18 +215,30 @@ impl Node {
     }
 
     /// Everything the plugin keeps on this node, as paths: state files and pins, but for the tally, which stays as long as the node
-    /// is ours.
+    /// is ours, and its notes: those of a failed ADD are there for who asks afterwards; [`Self::has_notes`].
     pub fn kept(&self) -> BTreeSet<PathBuf> {
         let mut kept = BTreeSet::new();
-        list(&self.scratch.dir().join("state"), &mut kept);
+        let state = self.state_dir();
+        list(&state, &mut kept);
+        kept.remove(&state.join("notes"));
         list(&self.bpf_dir, &mut kept);
-        kept.remove(&shunt::tally::file::path(&self.scratch.dir().join("state")));
+        kept.remove(&shunt::tally::file::path(&state));
         kept
+    }
+
+    /// Whether the plugin has noted anything of a pod that it did not capture.
+    pub fn has_notes(&self) -> bool {
+        self.scratch.dir().join("state/notes").exists()
     }
 
     /// Where the plugin pins.
     pub fn bpf_dir(&self) -> &Path {
         &self.bpf_dir
+    }
+
+    /// Where it keeps its state.
+    pub fn state_dir(&self) -> PathBuf {
+        self.scratch.dir().join("state")
     }
 
     /// A directory of the node for files of a test.
@@ -303,7 +323,8 @@ pub struct Pod {
     /// Its interfaces.
     pub shape: Shape,
     container: String,
-    name: String,
+    /// Its name, in the namespace `default`.
+    pub name: String,
     uid: String,
     /// Directory of its cgroup.
     pub cgroup: PathBuf,
@@ -351,6 +372,27 @@ impl Pod {
     /// The app serves.
     pub fn serve(&self, serve: &Serve) -> Server {
         Server::start(&self.app(), serve)
+    }
+
+    /// Namespace and name.
+    pub fn called(&self) -> String {
+        format!("default/{}", self.name)
+    }
+
+    /// Its uid, as Kubernetes has it.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// The id of its sandbox.
+    pub fn container(&self) -> &str {
+        &self.container
+    }
+
+    /// The runtime makes its sandbox anew.
+    pub fn renew(&mut self) {
+        let (count, rest) = self.container.split_at(1);
+        self.container = format!("{rest}{count}");
     }
 
     /// The variables a runtime sets for one attachment of the pod.

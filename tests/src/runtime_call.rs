@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -17,6 +18,8 @@ pub struct Call {
     pub environment: BTreeMap<String, String>,
     /// What is on stdin.
     pub stdin: Vec<u8>,
+    /// The plugin, where it is not the one that was built.
+    pub plugin: Option<PathBuf>,
 }
 
 impl Call {
@@ -25,7 +28,7 @@ impl Call {
         let mut environment = BTreeMap::new();
         environment.insert("CNI_COMMAND".to_owned(), verb.to_owned());
         environment.insert("CNI_PATH".to_owned(), "/opt/cni/bin".to_owned());
-        Self { arguments: Vec::new(), environment, stdin: config.to_string().into_bytes() }
+        Self { arguments: Vec::new(), environment, stdin: config.to_string().into_bytes(), plugin: None }
     }
 
     /// Sets a variable.
@@ -38,7 +41,7 @@ impl Call {
     /// Runs the plugin and checks what every answer must be: one JSON document or, where the protocol has nothing to
     /// say, nothing; an error document with a non-zero exit and only then.
     pub fn run(&self) -> Answer {
-        let mut child = Command::new(bin::shunt())
+        let mut child = Command::new(self.plugin.clone().unwrap_or_else(bin::shunt))
             .args(&self.arguments)
             .env_clear()
             .envs(&self.environment)

@@ -64,6 +64,8 @@ crate::layout!(Pair, size 24, align 4, fields Address, u32, u32);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketState {
+    /// When it was captured, at the app's end: nanoseconds of the monotonic clock.
+    pub since: u64,
     /// Original destination address.
     pub destination: Address,
     /// The address it was sent to instead.
@@ -78,7 +80,7 @@ pub struct SocketState {
     pub role: u32,
 }
 
-crate::layout!(SocketState, size 48, align 4, fields Address, Address, u32, u32, u32, u32);
+crate::layout!(SocketState, size 56, align 8, fields u64, Address, Address, u32, u32, u32, u32);
 
 /// Bits of [`SocketState::role`].
 pub mod role {

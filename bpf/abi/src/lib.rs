@@ -29,6 +29,7 @@ pub mod names;
 mod pod;
 mod reason;
 mod rule;
+pub mod trace;
 pub mod virtual_port;
 
 pub use address::Address;
@@ -38,7 +39,7 @@ pub use reason::Reason;
 pub use rule::{Rule, RuleKey, TrieKey, bit, kind};
 
 /// Version of everything in this crate. A record or a pin directory of another version is not touched, only removed.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Asserts size and alignment, and that the fields fill the struct: padding would be uninitialised bytes in a map key.
 macro_rules! layout {

@@ -19,8 +19,18 @@ pub const DATAGRAMS: &str = "DATAGRAMS";
 pub const ROTATION: &str = "ROTATION";
 /// Map: netns cookie → there once the pod's proxy has bound its outbound port, or tried to.
 pub const SEEN: &str = "SEEN";
+/// Map: one [`crate::trace::Trace`], whether and to whom decisions are told.
+pub const TRACE: &str = "TRACE";
+/// Map: place of a listener → its ring buffer of [`crate::trace::Event`].
+pub const RINGS: &str = "RINGS";
+/// Map: per-CPU [`crate::trace::Note`].
+pub const NOTES: &str = "NOTES";
+/// Map: the one program [`TELL`], where those of the pods find it.
+pub const TELLERS: &str = "TELLERS";
 /// Every map that is pinned.
-pub const MAPS: [&str; 9] = [PODS, RULES, COUNTERS, LISTENERS, PAIRS, SOCKETS, DATAGRAMS, ROTATION, SEEN];
+pub const MAPS: [&str; 13] = [
+    PODS, RULES, COUNTERS, LISTENERS, PAIRS, SOCKETS, DATAGRAMS, ROTATION, SEEN, TRACE, RINGS, NOTES, TELLERS,
+];
 
 /// Programs attached once per node to the cgroup all pods live under.
 pub const SHARED_PROGRAMS: [&str; 11] = [
@@ -62,6 +72,9 @@ pub const SOCKOPS: &str = "sock_ops";
 pub const GETSOCKOPT: &str = "getsockopt";
 /// Inbound and virtual ports, one instance per pod.
 pub const SK_LOOKUP: &str = "lookup";
+
+/// Tells listeners what a pod's own program decided. It is not in that program: each ADD would have it verified.
+pub const TELL: &str = "tell";
 
 /// Stands in the `sk_lookup` program where each pod's copy has its netns cookie. That program type cannot ask for the cookie
 /// (no helper), and neither an address nor an interface index tells two pods of a node apart.

@@ -29,11 +29,12 @@ impl Host {
     fn conf(&self) -> Conf {
         let mut conf = Conf::default();
         for (name, (text, mode)) in &self.files {
+            let stamp = Stamp::for_tests(Like::root(*mode));
+            let file = ConfFile { name: name.clone(), stamp, text: Ok(text.clone()) };
             if name.ends_with(SAVED) {
-                conf.saved.push(name.clone());
+                conf.saved.push(file);
             } else if Form::of(name).is_some() {
-                let stamp = Stamp::for_tests(Like::root(*mode));
-                conf.files.push(ConfFile { name: name.clone(), stamp, text: Ok(text.clone()) });
+                conf.files.push(file);
             }
         }
         conf
@@ -42,7 +43,10 @@ impl Host {
     fn apply(&mut self, steps: &[Step]) {
         for step in steps {
             match step {
-                Step::Write { file, text, like, cause, .. } => {
+                Step::Write { file, text, like, over, cause } => {
+                    if let Some(over) = over {
+                        assert_eq!(self.text(file), Some(over.as_str()));
+                    }
                     self.files.insert(file.clone(), (text.clone(), like.mode));
                     self.memory.wrote.insert(file.clone(), text.clone());
                     if *cause == Cause::Moved && !OWN_LISTS.contains(&file.as_str()) {
@@ -331,6 +335,19 @@ fn causes_in_the_file_of_the_primary() {
     assert_eq!(cause(WEAVE), Some(Cause::Primary));
     assert_eq!(cause(FLANNEL), Some(Cause::Primary));
     assert_eq!(cause(FLANNEL), Some(Cause::Undone));
+}
+
+#[test]
+fn what_is_put_aside_is_what_the_list_is_made_of() {
+    let mut host = Host::with(&[("87-plain.conf", BRIDGE)]);
+    host.converge(wish(Mode::Chained), Duration::ZERO);
+    // Its owner wrote it anew between the list that stands in for it and the putting aside.
+    let newer = BRIDGE.replace("\"bridge\"", "\"macvlan\"");
+    host.files.insert("87-plain.conf.shunt-saved".to_owned(), (newer.clone(), 0o644));
+    host.converge(wish(Mode::Chained), Duration::ZERO);
+    assert_eq!(host.loaded().expect("loaded"), ["macvlan", "shunt"]);
+    host.apply(&removal(&host.conf()));
+    assert_eq!(host.text("87-plain.conf"), Some(newer.as_str()));
 }
 
 #[test]

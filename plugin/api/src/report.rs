@@ -23,6 +23,8 @@ pub struct Report {
     pub plugin: String,
     /// All attachments there is anything of.
     pub attachments: Vec<Attached>,
+    /// Pods that are not captured now, by what is noted of them: `skipped`, `open`, `failed`. The oldest notes go first.
+    pub uncaptured: BTreeMap<String, u64>,
     /// Calls since the node booted, by what came of them.
     pub calls: Vec<Calls>,
     /// Pods that were left alone since the node booted, by why.

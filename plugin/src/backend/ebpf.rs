@@ -1,11 +1,13 @@
 //! The eBPF backend: one pod's capture from the first look at its namespace to the verified links.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 
-use shunt_abi::{Reason, VERSION};
+use shunt_abi::{Reason, Rule, RuleKey, VERSION};
 
 use super::{Job, Places, Presence, Receipt};
 use crate::attachment::Attachment;
+use crate::bpf::ask;
 use crate::bpf::pins::Layout;
 use crate::bpf::pod::{PodPins, configuration, counts};
 use crate::bpf::programs::{collect, cover, ensure};
@@ -13,9 +15,10 @@ use crate::bpf::rules::{Encoded, Ids, encoded};
 use crate::cgroup::{Cgroups, PodCgroup};
 use crate::error::{Error, Failed as _, Kind};
 use crate::fault::Outcome;
-use crate::link::{Interfaces, Loopback, Wishes, has_markers, prepared};
+use crate::link::{self, Interfaces, Loopback, Wishes, has_markers, prepared};
 use crate::lock::Lock;
 use crate::netns::{Netns, cookie_of_thread};
+use crate::plan::Plan;
 use crate::ports;
 use crate::tally;
 use crate::userns;
@@ -278,46 +281,148 @@ pub fn verify(
     netns: &Netns,
     receipt: &Receipt,
 ) -> Result<(), Error> {
+    compared(places, attachment, netns, receipt, false).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// What is not as ADD left it: the first thing, or all.
+fn compared(
+    places: Places<'_>,
+    attachment: &Attachment,
+    netns: &Netns,
+    receipt: &Receipt,
+    all: bool,
+) -> Vec<Error> {
     let Receipt::Ebpf { abi, object, cookie, generation, pod_cgroup, all_pods, .. } = receipt else {
-        return Ok(());
+        return Vec::new();
     };
     let wrong = |what: &str| Err(Error::new(Kind::Verify, what.to_owned()));
     if *abi != VERSION {
-        return wrong("the attachment was made by a plugin with another kernel interface");
+        let what = "the attachment was made by a plugin with another kernel interface";
+        return vec![Error::new(Kind::Verify, what)];
     }
     let layout = Layout::new(places.bpf_dir, object);
     let name = attachment.pin_name();
     let pins = PodPins { layout: &layout, name: &name, cookie: *cookie };
-    let cgroups = Cgroups::find(places.state_dir).failed(Kind::Verify, || "finding the cgroup2 hierarchy")?;
-    let missing = crate::bpf::programs::missing(&layout, &cgroups, all_pods)
-        .failed(Kind::Verify, || "asking where the shared programs are attached")?;
-    if let Some(program) = missing.first() {
-        return wrong(&format!("program {program} does not run for the pods under {}", all_pods.display()));
+    let shared = || {
+        let cgroups =
+            Cgroups::find(places.state_dir).failed(Kind::Verify, || "finding the cgroup2 hierarchy")?;
+        let missing = crate::bpf::programs::missing(&layout, &cgroups, all_pods)
+            .failed(Kind::Verify, || "asking where the shared programs are attached")?;
+        match missing.first() {
+            Some(program) => {
+                wrong(&format!("program {program} does not run for the pods under {}", all_pods.display()))
+            }
+            None => Ok(()),
+        }
+    };
+    let configured = || {
+        let found =
+            configuration(&layout, *cookie).failed(Kind::Verify, || "reading the pod's configuration")?;
+        match found {
+            // A second attachment in the same namespace counts the same entry up.
+            Some(config) if config.generation >= *generation => Ok(()),
+            Some(_) => wrong("the kernel's configuration of the pod is older than its record"),
+            None => wrong("the kernel has no configuration of the pod"),
+        }
+    };
+    let ruled = || {
+        let has = pins.has_rules().failed(Kind::Verify, || "reading the pod's rules")?;
+        if has { Ok(()) } else { wrong("the kernel has no rules of the pod") }
+    };
+    let looked_up = || {
+        let is = pins.lookup_attached(netns).failed(Kind::Verify, || "asking the pod's link")?;
+        if is { Ok(()) } else { wrong("the pod's sk_lookup link is not on its network namespace") }
+    };
+    let answered = || {
+        let is = pins
+            .getsockopt_attached(pod_cgroup.as_deref(), all_pods)
+            .failed(Kind::Verify, || "asking the getsockopt link")?;
+        if is { Ok(()) } else { wrong("the getsockopt link is not on the pod's cgroup") }
+    };
+    let routed = || {
+        if Changes::of(receipt).loopback.dns_route
+            && !netns.run(has_markers).failed(Kind::Verify, || "listing the pod's routes")?
+        {
+            return wrong("the pod's route to the markers of DNS queries (::7f35:0:0:0/124) is gone");
+        }
+        Ok(())
+    };
+    let checks: [&dyn Fn() -> Result<(), Error>; 6] =
+        [&shared, &configured, &ruled, &looked_up, &answered, &routed];
+    let found = checks.into_iter().filter_map(|check| check().err());
+    found.take(if all { checks.len() } else { 1 }).collect()
+}
+
+/// How many of the second are not among the first.
+fn lacking(among: &[(u32, RuleKey, Rule)], of: &[(u32, RuleKey, Rule)]) -> usize {
+    let among: HashMap<(u32, RuleKey), Rule> =
+        among.iter().map(|(length, key, rule)| ((*length, *key), *rule)).collect();
+    of.iter().filter(|(length, key, rule)| among.get(&(*length, *key)) != Some(rule)).count()
+}
+
+/// All that is not as ADD left it, also what costs more to look at than CHECK may: each rule, and what was changed in the namespace.
+/// Each in words.
+pub fn differences(
+    places: Places<'_>,
+    attachment: &Attachment,
+    netns: &Netns,
+    receipt: &Receipt,
+    plan: &Plan,
+) -> Vec<String> {
+    let Receipt::Ebpf { abi, object, cookie, reserved_ports, passthrough, .. } = receipt else {
+        return Vec::new();
+    };
+    let found = compared(places, attachment, netns, receipt, true);
+    let mut found: Vec<String> = found.iter().map(Error::details).collect();
+    if *abi != VERSION {
+        return found;
     }
-    match configuration(&layout, *cookie).failed(Kind::Verify, || "reading the pod's configuration")? {
-        // A second attachment in the same namespace counts the same entry up.
-        Some(config) if config.generation >= *generation => {}
-        Some(_) => return wrong("the kernel's configuration of the pod is older than its record"),
-        None => return wrong("the kernel has no configuration of the pod"),
+    let seen = || -> Outcome<Vec<String>> {
+        let (interfaces, reserved) =
+            netns.run(|| Ok((link::seen(!plan.exclude_interfaces.is_empty())?, ports::are_reserved()?)))?;
+        let mut seen = Vec::new();
+        if reserved_ports.is_some() && !reserved {
+            seen.push("the pod's virtual ports are no longer reserved (ip_local_reserved_ports)".to_owned());
+        }
+        let is_passthrough = |ip: &IpAddr| *ip == IpAddr::V6(link::PASSTHROUGH);
+        if *passthrough && !interfaces.addresses.iter().any(|address| is_passthrough(&address.ip)) {
+            seen.push("the pass-through address ::6 is gone from the pod's loopback interface".to_owned());
+        }
+        let layout = Layout::new(places.bpf_dir, object);
+        let name = attachment.pin_name();
+        let Some(config) = configuration(&layout, *cookie)? else { return Ok(seen) };
+        // Two attachments of one namespace have one entry: that of whoever came last.
+        if layout.shared(&name, *cookie)? {
+            return Ok(seen);
+        }
+        let ids = userns::outside(netns, plan)?;
+        let wanted = encoded(plan, &interfaces, attachment.ifname(), &ids, config.generation);
+        if config != wanted.config {
+            seen.push(
+                "the kernel's configuration of the pod is not what its plan and addresses say".to_owned(),
+            );
+        }
+        let there = ask::rules(&layout, *cookie)?;
+        let missing = lacking(&there, &wanted.rules);
+        if missing > 0 && !there.is_empty() {
+            let all = wanted.rules.len();
+            seen.push(format!(
+                "{missing} of {all} rules of the pod's plan and addresses are not in the kernel"
+            ));
+        }
+        let strange = lacking(&wanted.rules, &there);
+        if strange > 0 {
+            seen.push(format!(
+                "the kernel has {strange} rules of the pod that its plan and addresses do not say"
+            ));
+        }
+        Ok(seen)
+    };
+    match seen() {
+        Ok(seen) => found.extend(seen),
+        Err(fault) => found.push(crate::error::chain(&fault)),
     }
-    if !pins.has_rules().failed(Kind::Verify, || "reading the pod's rules")? {
-        return wrong("the kernel has no rules of the pod");
-    }
-    if !pins.lookup_attached(netns).failed(Kind::Verify, || "asking the pod's link")? {
-        return wrong("the pod's sk_lookup link is not on its network namespace");
-    }
-    if !pins
-        .getsockopt_attached(pod_cgroup.as_deref(), all_pods)
-        .failed(Kind::Verify, || "asking the getsockopt link")?
-    {
-        return wrong("the getsockopt link is not on the pod's cgroup");
-    }
-    if Changes::of(receipt).loopback.dns_route
-        && !netns.run(has_markers).failed(Kind::Verify, || "listing the pod's routes")?
-    {
-        return wrong("the pod's route to the markers of DNS queries (::7f35:0:0:0/124) is gone");
-    }
-    Ok(())
+    found
 }
 
 /// See [`super::remove`].

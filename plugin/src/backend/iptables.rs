@@ -17,12 +17,12 @@ use crate::attachment::Attachment;
 use crate::error::{Error, Failed as _, Kind};
 use crate::fault::Outcome;
 use crate::iptables::choice::{Seen, chosen};
-use crate::iptables::observe::{Held, held};
+use crate::iptables::observe::{Held, held, table_names};
 use crate::iptables::render::rendered;
 use crate::iptables::room::{Room, Run, inside};
 use crate::iptables::rules::Rules;
 use crate::iptables::saved::{difference, digest, state};
-use crate::iptables::tools::{Tool, Tools};
+use crate::iptables::tools::{Job as Task, Tool, Tools};
 use crate::iptables::{Family, Flavour};
 use crate::link::{Loopback, Wishes, prepared};
 use crate::netns::Netns;
@@ -207,6 +207,30 @@ fn no_iptables(why: &str) -> Error {
             "the iptables backend cannot work on this node: {why} (install iptables on the host, or use backend \"ebpf\")"
         ),
     )
+}
+
+/// Names of the chains that iptables shows in a namespace, ours and others', each once, and of the tables that only `nft` shows.
+/// Nothing is run in a namespace that has no rules.
+pub fn chains(netns: &Netns, deadline: Instant) -> Outcome<Vec<String>> {
+    let (held, mut names) = netns.run(|| Ok((held()?, table_names()?)))?;
+    let tools = tools(deadline);
+    let flavours = [(Flavour::Nft, held.nft_tables == Some(true)), (Flavour::Legacy, held.legacy_tables)];
+    for (flavour, has) in flavours {
+        let Some(set) = tools.of(flavour).filter(|_| has) else { continue };
+        let look = |room: &Room, ()| {
+            let save = held.families().iter().filter_map(|family| set.tool(*family, Task::Save));
+            let runs: Vec<Run<'_>> =
+                save.map(|tool| Run { tool, arguments: &[], input: "", writes: false }).collect();
+            room.run(&runs)
+        };
+        let texts = inside(netns, deadline, || Ok(()), look)?;
+        // As iptables-save prints a chain: `:NAME POLICY [0:0]`.
+        let chain = |line: &str| line.strip_prefix(':')?.split(' ').next().map(str::to_owned);
+        names.extend(texts.iter().flat_map(|text| text.lines()).filter_map(chain));
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
 }
 
 /// See [`super::verify`].

@@ -7,10 +7,8 @@ use shunt::ctl::run;
 
 fn main() -> ExitCode {
     let said = run(std::env::args_os().skip(1));
-    let written = if said.code == 0 {
-        std::io::stdout().write_all(said.text.as_bytes())
-    } else {
-        std::io::stderr().write_all(said.text.as_bytes())
-    };
+    let told = std::io::stdout().write_all(said.text.as_bytes());
+    let complained = std::io::stderr().write_all(said.complaint.as_bytes());
+    let written = told.and(complained);
     ExitCode::from(if written.is_ok() { said.code } else { 1 })
 }

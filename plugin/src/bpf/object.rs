@@ -17,6 +17,18 @@ pub static BYTES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shunt.bpf.o"
 /// First 16 hex digits of its SHA-256: the name of its pin directory.
 pub const HASH: &str = env!("SHUNT_OBJECT_HASH");
 
+/// The maps that a pod's own program uses.
+const LOOKUP_MAPS: [&str; 8] = [
+    names::PODS,
+    names::RULES,
+    names::COUNTERS,
+    names::LISTENERS,
+    names::PAIRS,
+    names::TRACE,
+    names::NOTES,
+    names::TELLERS,
+];
+
 /// Loads a pod's own `sk_lookup` program: that of the object, on the maps pinned under `layout`, with the pod's cookie in place
 /// of the placeholder.
 pub fn load_lookup(layout: &Layout, cookie: u64) -> Outcome<OwnedFd> {
@@ -27,7 +39,7 @@ pub fn load_lookup(layout: &Layout, cookie: u64) -> Outcome<OwnedFd> {
         .map(aya_obj::Program::function_key)
         .ok_or_else(|| Fault::new("find the sk_lookup program in the kernel object", "it is missing"))?;
     let mut maps = Vec::new();
-    for name in [names::PODS, names::RULES, names::COUNTERS, names::LISTENERS, names::PAIRS] {
+    for name in LOOKUP_MAPS {
         let path = layout.map(name);
         maps.push((name, sys::open(&path).tried(|| format!("open pinned map {}", path.display()))?));
     }
@@ -117,7 +129,7 @@ mod tests {
     #[test]
     fn every_named_program_and_map_is_in_the_object() {
         let object = parse().unwrap();
-        for name in names::SHARED_PROGRAMS.iter().chain(&[names::GETSOCKOPT, names::SK_LOOKUP]) {
+        for name in names::SHARED_PROGRAMS.iter().chain(&[names::GETSOCKOPT, names::SK_LOOKUP, names::TELL]) {
             assert!(object.programs.contains_key(*name), "program {name}");
         }
         for name in names::MAPS {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
@@ -20,7 +20,7 @@ use super::{object, programs, sys};
 use crate::fault::{Fault, Outcome, Tried as _};
 use crate::netns::Netns;
 
-type Trie = LpmTrie<MapData, TrieKey, Rule>;
+pub(super) type Trie = LpmTrie<MapData, TrieKey, Rule>;
 type CounterMap = PerCpuHashMap<MapData, PodKey, Counters>;
 
 /// Takes what was counted for a pod that goes.
@@ -37,7 +37,7 @@ pub struct PodPins<'a> {
     pub cookie: PodKey,
 }
 
-fn open(layout: &Layout, name: &str) -> Outcome<Map> {
+pub(super) fn open(layout: &Layout, name: &str) -> Outcome<Map> {
     let path = layout.map(name);
     let data = MapData::from_pin(&path).tried(|| format!("open pinned map {}", path.display()))?;
     Map::from_map_data(data).tried(|| format!("use pinned map {}", path.display()))
@@ -47,7 +47,7 @@ fn pods(layout: &Layout) -> Outcome<HashMap<MapData, PodKey, PodConfig>> {
     HashMap::try_from(open(layout, names::PODS)?).tried(|| "use the map of pods")
 }
 
-fn trie(layout: &Layout) -> Outcome<Trie> {
+pub(super) fn trie(layout: &Layout) -> Outcome<Trie> {
     Trie::try_from(open(layout, names::RULES)?).tried(|| "use the rule trie")
 }
 
@@ -60,12 +60,18 @@ pub fn configuration(layout: &Layout, cookie: PodKey) -> Outcome<Option<PodConfi
     present(pods(layout)?.get(&cookie, 0)).tried(|| "read the pod's configuration back")
 }
 
-fn present<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+pub(super) fn present<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The map of what is kept with sockets, to ask the kernel for what it has of each.
+pub fn socket_states(layout: &Layout) -> Outcome<OwnedFd> {
+    let path = layout.map(names::SOCKETS);
+    sys::open(&path).tried(|| format!("open pinned map {}", path.display()))
 }
 
 /// `BPF_NOEXIST`
@@ -111,7 +117,7 @@ impl PodPins<'_> {
     }
 
     /// The pod's rules in the trie: what the kernel lists after the pod's first entry, as far as it is the pod's.
-    fn rules(&self, trie: &Trie) -> Outcome<Vec<(u32, RuleKey)>> {
+    pub(super) fn rules(&self, trie: &Trie) -> Outcome<Vec<(u32, RuleKey)>> {
         let first = Key::new(TrieKey::BITS, TrieKey::first(self.cookie));
         if present(trie.get(&first, 0)).tried(|| "find the pod's part of the rule trie")?.is_none() {
             return Ok(Vec::new());
@@ -272,7 +278,7 @@ impl PodPins<'_> {
     }
 }
 
-fn seen(layout: &Layout) -> Outcome<HashMap<MapData, PodKey, u32>> {
+pub(super) fn seen(layout: &Layout) -> Outcome<HashMap<MapData, PodKey, u32>> {
     HashMap::try_from(open(layout, names::SEEN)?).tried(|| "use the map of proxies seen")
 }
 

@@ -9,8 +9,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use aya::programs::{CgroupSockAddr, CgroupSockopt, Program, SockOps};
-use aya::{EbpfLoader, VerifierLogLevel};
+use aya::maps::ProgramArray;
+use aya::programs::{CgroupSockAddr, CgroupSockopt, Program, SkLookup, SockOps};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_obj::generated::bpf_attach_type;
 use shunt_abi::names;
 
@@ -136,7 +137,8 @@ pub fn cgroup_id(directory: &File) -> Outcome<u64> {
     Ok(directory.metadata().tried(|| "ask the cgroup's directory for its inode")?.ino())
 }
 
-fn attach_type(program: &str) -> bpf_attach_type {
+/// The hook of a shared program, and of `getsockopt`.
+pub(super) fn attach_type(program: &str) -> bpf_attach_type {
     match program {
         names::CONNECT4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
         names::CONNECT6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
@@ -212,7 +214,21 @@ fn fill(temporary: &Layout) -> Outcome<()> {
         let path = temporary.program(name);
         program.pin(&path).tried(|| format!("pin program {}", path.display()))?;
     }
-    Ok(())
+    place_teller(&mut ebpf)
+}
+
+/// Puts the program that tells of the pods' own ones where they find it: loaded with the shared ones, not with each pod's.
+fn place_teller(ebpf: &mut Ebpf) -> Outcome<()> {
+    let what = || format!("load program {}", names::TELL);
+    let program = ebpf.program_mut(names::TELL).ok_or_else(|| Fault::new(what(), "not in the object"))?;
+    let program: &mut SkLookup = program.try_into().tried(what)?;
+    program.load().tried(what)?;
+    let fd = program.fd().tried(what)?.try_clone().tried(what)?;
+    let map =
+        ebpf.map_mut(names::TELLERS).ok_or_else(|| Fault::new(what(), "its map is not in the object"))?;
+    ProgramArray::try_from(map)
+        .and_then(|mut tellers| tellers.set(0, &fd, 0))
+        .tried(|| "put a program into the map of tellers")
 }
 
 fn load_program(program: &mut Program) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -279,11 +295,13 @@ pub(crate) fn discard_if_unused(bpf_dir: &Path, layout: &Layout) -> Outcome<bool
 
 const BPF_FS_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::BPF_FS_MAGIC;
 
+/// Whether a path is on a BPF file system.
+pub fn is_bpffs(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path).is_ok_and(|status| status.filesystem_type() == BPF_FS_MAGIC)
+}
+
 /// Makes sure that pins can be made under `bpf_dir`: its parent is a bpffs, or becomes one.
 fn mount_bpffs(bpf_dir: &Path) -> Outcome<()> {
-    let is_bpffs = |path: &Path| {
-        nix::sys::statfs::statfs(path).is_ok_and(|status| status.filesystem_type() == BPF_FS_MAGIC)
-    };
     if is_bpffs(bpf_dir) {
         return Ok(());
     }

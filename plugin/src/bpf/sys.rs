@@ -8,15 +8,20 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
 use aya_obj::generated::{bpf_attach_type, bpf_insn};
 
+const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const PROG_LOAD: libc::c_int = 5;
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const PROG_QUERY: libc::c_int = 16;
 const LINK_CREATE: libc::c_int = 28;
 
 const PROG_TYPE_SK_LOOKUP: u32 = 30;
@@ -116,17 +121,81 @@ impl LinkInfo {
 
 /// Asks a link.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    let mut info = LinkInfo::default();
+    ask(link, &mut info)?;
+    Ok(info)
+}
+
+/// Has the kernel fill `info`, or as much of it as it knows.
+fn ask<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
         fd: u32,
         length: u32,
         info: u64,
     }
-    let mut info = LinkInfo::default();
-    let length = u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?;
-    let mut attr = Attr { fd: raw(link), length, info: address(std::ptr::from_mut(&mut info)) };
-    bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info)
+    let length = u32::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    let mut attr = Attr { fd: raw(object), length, info: address(std::ptr::from_mut(info)) };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
+}
+
+/// Ids of the programs attached to a cgroup itself for one kind of call, in the order in which they run.
+pub(super) fn programs_on(cgroup: BorrowedFd<'_>, kind: bpf_attach_type) -> io::Result<Vec<u32>> {
+    // The kernel takes no more than this on one cgroup.
+    const MOST: usize = 64;
+    #[repr(C)]
+    struct Attr {
+        target: u32,
+        kind: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        padding: u32,
+    }
+    let mut ids = [0_u32; MOST];
+    let count = u32::try_from(MOST).map_err(io::Error::other)?;
+    let mut attr = Attr {
+        target: raw(cgroup),
+        kind: kind as u32,
+        query_flags: 0,
+        attach_flags: 0,
+        ids: address(ids.as_mut_ptr()),
+        count,
+        padding: 0,
+    };
+    bpf(PROG_QUERY, &mut attr)?;
+    let count = usize::try_from(attr.count).map_err(io::Error::other)?;
+    Ok(ids.into_iter().take(count).collect())
+}
+
+/// The id of a program.
+pub(super) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // The beginning of `struct bpf_prog_info`: type and id.
+    let mut info = [0_u32; 2];
+    ask(program, &mut info)?;
+    Ok(info[1])
+}
+
+/// The name a program was loaded under.
+pub(super) fn program_name(id: u32) -> io::Result<String> {
+    #[repr(C)]
+    struct Attr {
+        id: u32,
+        next: u32,
+        flags: u32,
+    }
+    /// The beginning of `struct bpf_prog_info`, up to the name.
+    #[repr(C)]
+    struct Info {
+        before: [u64; 8],
+        name: [u8; 16],
+    }
+    let program = owned(bpf(PROG_GET_FD_BY_ID, &mut Attr { id, next: 0, flags: 0 })?);
+    let mut info = Info { before: [0; 8], name: [0; 16] };
+    ask(program.as_fd(), &mut info)?;
+    let name = info.name.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
 }
 
 /// Loads an `sk_lookup` program from instructions whose map references are resolved.
@@ -199,8 +268,29 @@ pub(super) fn next_key(map: BorrowedFd<'_>, key: &TrieEntry) -> io::Result<Optio
     }
 }
 
-/// Removes an entry whose key is a pod's.
-pub(super) fn remove(map: BorrowedFd<'_>, key: &shunt_abi::PodKey) -> io::Result<()> {
+/// Puts a map into a place of a map of maps.
+pub(super) fn put(map: BorrowedFd<'_>, place: u32, inner: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        map: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let value = raw(inner);
+    let mut attr = Attr {
+        map: raw(map),
+        padding: 0,
+        key: address(std::ptr::from_ref(&place)),
+        value: address(std::ptr::from_ref(&value)),
+        flags: 0,
+    };
+    bpf(MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Removes an entry: by a pod's key, or by the index of a map of maps.
+pub(super) fn remove<K: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
         map: u32,
@@ -212,6 +302,51 @@ pub(super) fn remove(map: BorrowedFd<'_>, key: &shunt_abi::PodKey) -> io::Result
     let mut attr =
         Attr { map: raw(map), padding: 0, key: address(std::ptr::from_ref(key)), value: 0, flags: 0 };
     bpf(MAP_DELETE_ELEM, &mut attr).map(drop)
+}
+
+/// A map's only value in this process's memory: what is stored here, programs read in the same moment, and the other way round.
+#[derive(Debug)]
+pub(super) struct Shared<T> {
+    at: NonNull<T>,
+}
+
+impl<T: aya::Pod> Shared<T> {
+    /// Maps it; the map must be mappable and its value a `T`.
+    pub(super) fn of(map: BorrowedFd<'_>) -> io::Result<Self> {
+        // SAFETY: a new mapping wherever the kernel likes; its length is rounded up to whole pages, as the map's is.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                size_of::<T>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        match NonNull::new(at.cast()) {
+            Some(first) if at != libc::MAP_FAILED => Ok(Self { at: first }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// A word of the value: the one that is `offset` bytes into it.
+    pub(super) fn word(&self, offset: usize) -> Option<&AtomicU64> {
+        if !offset.is_multiple_of(align_of::<AtomicU64>()) || offset + size_of::<AtomicU64>() > size_of::<T>()
+        {
+            return None;
+        }
+        // SAFETY: inside the mapping, which is as long as a `T` and lives as long as `self`; aligned, since a page is; everybody
+        // else who writes it does so in whole words.
+        Some(unsafe { AtomicU64::from_ptr(self.at.as_ptr().cast::<u8>().add(offset).cast()) })
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `of`; no reference into it outlives `self`.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), size_of::<T>()) };
+    }
 }
 
 /// Borrows any descriptor-like value; only here so that callers need not import the trait.

@@ -1,107 +1,67 @@
 //! `shuntctl backend`: what `backend: auto` takes on this node, and why.
 
-use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
-use shunt_api::paths;
 
-use super::{FAILED, Said, TOLD, UNKNOWN};
+use super::{Directories, EXIT_CODES, FAILED, Format, Said, TOLD, UNKNOWN};
 use crate::backend::Places;
 use crate::probe;
 use crate::probe::cache::{self, Answer};
 use crate::probe::report::Found;
-use crate::settings::is_sane_path;
 
 /// Longer than a probe and its wait for another take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Asked {
+/// Tells what `backend: auto` takes on this node, and why
+///
+/// Once per boot the plugin tries whether eBPF works here, by redirecting real connections in a network namespace of its own. This tells
+/// how each step of that went. Pods captured before keep the backend they have.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct Args {
+    /// Probe now, whatever is known from before; the answer is kept.
+    #[arg(long)]
     probe: bool,
-    json: bool,
-    state_dir: PathBuf,
-    bpf_dir: PathBuf,
-}
-
-impl Asked {
-    /// From the words after `backend`; `None` if they ask for help.
-    pub(super) fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
-        let mut asked = Self {
-            probe: false,
-            json: false,
-            state_dir: paths::STATE_DIR.into(),
-            bpf_dir: paths::BPF_DIR.into(),
-        };
-        while let Some(word) = words.next() {
-            let name = word.to_string_lossy().into_owned();
-            let mut value = || words.next().ok_or_else(|| format!("{name} needs a value"));
-            match name.as_str() {
-                "--help" | "-h" => return Ok(None),
-                "--probe" => asked.probe = true,
-                "--output" => {
-                    let format = value()?;
-                    asked.json = match format.to_str() {
-                        Some("json") => true,
-                        Some("text") => false,
-                        _ => {
-                            return Err(format!(
-                                "--output {:?} is not text or json",
-                                format.to_string_lossy()
-                            ));
-                        }
-                    };
-                }
-                "--state-dir" => asked.state_dir = directory(&name, value()?)?,
-                "--bpf-dir" => asked.bpf_dir = directory(&name, value()?)?,
-                _ => return Err(format!("{name:?} is not an option of backend")),
-            }
-        }
-        Ok(Some(asked))
-    }
-}
-
-fn directory(option: &str, value: OsString) -> Result<PathBuf, String> {
-    let path = PathBuf::from(value);
-    if is_sane_path(&path) {
-        Ok(path)
-    } else {
-        Err(format!("{option} needs an absolute path of less than 4096 bytes"))
-    }
+    /// How it is printed.
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+    #[command(flatten)]
+    directories: Directories,
 }
 
 /// Looks it up, or probes.
-pub(super) fn run(asked: &Asked) -> Said {
-    let places = Places { state_dir: &asked.state_dir, bpf_dir: &asked.bpf_dir };
+pub(super) fn run(args: &Args) -> Said {
+    let places = args.directories.places();
     if !geteuid().is_root() {
-        return Said::new(FAILED, "shuntctl: only root may probe and read the answer\n");
+        return Said::failed(FAILED, "only root may probe and read the answer");
     }
-    let answer = if asked.probe {
+    let answer = if args.probe {
         probe::anew(places, Instant::now() + PATIENCE)
     } else {
         match probe::kept(places) {
             Some(answer) => answer,
-            None => return Said::new(UNKNOWN, unknown(places)),
+            None => return Said::failed(UNKNOWN, &unknown(places)),
         }
     };
-    let text = if asked.json { json(&answer) } else { text(&answer) };
+    let text = match args.output {
+        Format::Json => json(&answer),
+        Format::Table => text(&answer),
+    };
     match (text, answer.transient) {
-        (Some(text), false) => Said::new(TOLD, text),
-        (Some(text), true) => Said::new(
-            FAILED,
-            format!("{text}shuntctl: this may go otherwise the next time: it is not kept\n"),
-        ),
-        (None, _) => Said::new(FAILED, "shuntctl: the answer cannot be printed\n"),
+        (Some(text), false) => Said::told(TOLD, text),
+        (Some(text), true) => {
+            Said::told(TOLD, text).but(FAILED, "this may go otherwise the next time: it is not kept")
+        }
+        (None, _) => Said::failed(FAILED, "the answer cannot be printed"),
     }
 }
 
 fn unknown(places: Places<'_>) -> String {
     format!(
-        "shuntctl: this node has not been probed since it booted, or not with this version: nothing of use in {}\n\
-         The first ADD or STATUS with `backend: auto` probes; so does --probe.\n",
+        "this node has not been probed since it booted, or not with this version: nothing of use in {}\n\
+         The first ADD or STATUS with `backend: auto` probes; so does --probe.",
         cache::path(places.state_dir).display()
     )
 }
@@ -130,6 +90,9 @@ fn text(answer: &Answer) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use shunt_api::paths;
+
     use super::*;
     use crate::probe::report::tests::{broken, healthy};
     use crate::probe::report::{Finding, Report, Step};
@@ -138,15 +101,26 @@ mod tests {
         Answer::new("b00t", "0123456789abcdef", Report { findings, transient: false }, 41_234)
     }
 
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
     #[test]
     fn flags_take_the_place_of_the_defaults() {
-        let parse = |words: &[&str]| Asked::parse(words.iter().map(OsString::from)).unwrap().unwrap();
+        let parse = |words: &[&str]| {
+            Line::try_parse_from(std::iter::once(&"backend").chain(words)).expect("well-formed").args
+        };
         let default = parse(&[]);
-        assert_eq!((default.probe, default.json), (false, false));
-        assert_eq!((default.state_dir, default.bpf_dir), (paths::STATE_DIR.into(), paths::BPF_DIR.into()));
-        let asked = parse(&["--probe", "--output", "json", "--state-dir", "/a", "--bpf-dir", "/b"]);
-        let wanted = Asked { probe: true, json: true, state_dir: "/a".into(), bpf_dir: "/b".into() };
-        assert_eq!(asked, wanted);
+        assert_eq!((default.probe, default.output), (false, Format::Table));
+        let directories =
+            |state: &str, bpf: &str| Directories { state_dir: state.into(), bpf_dir: bpf.into() };
+        assert_eq!(default.directories, directories(paths::STATE_DIR, paths::BPF_DIR));
+        let args = parse(&["--probe", "--output", "json", "--state-dir", "/a", "--bpf-dir", "/b"]);
+        assert_eq!(args, Args { probe: true, output: Format::Json, directories: directories("/a", "/b") });
+        // As it was called before there were other formats.
+        assert_eq!(parse(&["--output", "text"]).output, Format::Table);
     }
 
     #[test]
@@ -177,6 +151,7 @@ mod tests {
     fn json_is_the_file() {
         let answer = answer(healthy());
         let said: serde_json::Value = serde_json::from_str(&json(&answer).unwrap()).unwrap();
+        assert_eq!(said["version"], super::super::JSON_VERSION);
         assert_eq!(said["backend"], "ebpf");
         assert_eq!(said["bootId"], "b00t");
         assert_eq!(said["steps"][0], serde_json::json!({"step": "lock", "result": "works"}));

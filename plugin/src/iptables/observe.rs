@@ -63,8 +63,36 @@ const HEADER: usize = 16;
 const HEADERS: usize = HEADER + 4;
 const PATIENCE: TimeVal = TimeVal::new(1, 0);
 
+/// Names of all tables of `nf_tables` in the calling thread's namespace, whoever made them.
+pub fn table_names() -> Outcome<Vec<String>> {
+    let Some(socket) = asked()? else { return Ok(Vec::new()) };
+    let mut buffer = vec![0; 64 * 1024];
+    let mut names = Vec::new();
+    loop {
+        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
+            .tried(|| "hear which tables nf_tables has")?;
+        let mut each = |message: &[u8]| names.extend(named(message).map(|(_, name)| name.to_owned()));
+        match walk(buffer.get(..length).unwrap_or_default(), &mut each) {
+            Walked::More => {}
+            // An error: no such subsystem, or no right to ask it.
+            Walked::End | Walked::Error(_) => break,
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
 /// Asks `nf_tables` for its tables. None: the kernel does not know the question.
 fn nft_tables() -> Outcome<Option<bool>> {
+    match asked()? {
+        Some(socket) => answer(&socket),
+        None => Ok(None),
+    }
+}
+
+/// A socket on which `nf_tables` answers which tables it has.
+fn asked() -> Outcome<Option<OwnedFd>> {
     let what = || "ask the kernel for nf_tables' tables";
     let open = || {
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
@@ -76,7 +104,7 @@ fn nft_tables() -> Outcome<Option<bool>> {
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).tried(what)?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE).tried(what)?;
     send(socket.as_raw_fd(), &question(), MsgFlags::empty()).tried(what)?;
-    answer(&socket)
+    Ok(Some(socket))
 }
 
 fn question() -> [u8; HEADERS] {
@@ -123,39 +151,60 @@ enum Heard {
 }
 
 /// Reads one datagram of the answer.
-fn read(mut bytes: &[u8]) -> Heard {
+fn read(bytes: &[u8]) -> Heard {
     let mut found = false;
+    match walk(bytes, &mut |message| found |= is_of_iptables(message)) {
+        Walked::More => Heard::More(found),
+        Walked::End => Heard::End(found),
+        Walked::Error(errno) => Heard::Error(errno),
+    }
+}
+
+/// How a datagram ends.
+enum Walked {
+    More,
+    End,
+    Error(i32),
+}
+
+/// Hands on each table's message in a datagram.
+fn walk(mut bytes: &[u8], each: &mut dyn FnMut(&[u8])) -> Walked {
     while let Some((length, kind)) = word(bytes, 0).zip(half(bytes, 4)) {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let Some(message) = bytes.get(..length).filter(|_| length >= HEADER) else { break };
         match i32::from(kind) {
-            libc::NLMSG_DONE => return Heard::End(found),
+            libc::NLMSG_DONE => return Walked::End,
             libc::NLMSG_ERROR => {
                 let errno = word(message, HEADER).map_or(libc::EIO, |code| code.cast_signed().wrapping_neg());
-                return Heard::Error(errno);
+                return Walked::Error(errno);
             }
-            _ => found |= is_of_iptables(message.get(HEADER..).unwrap_or_default()),
+            _ => each(message.get(HEADER..).unwrap_or_default()),
         }
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    Heard::More(found)
+    Walked::More
 }
 
-/// A table's message: family, version, resource, attributes.
 fn is_of_iptables(message: &[u8]) -> bool {
-    let family = message.first().copied().map(i32::from);
+    named(message).is_some_and(|(family, name)| {
+        matches!(i32::from(family), libc::AF_INET | libc::AF_INET6) && NAMES.contains(&name)
+    })
+}
+
+/// A table's message, which is family, version, resource, attributes: its family and name.
+fn named(message: &[u8]) -> Option<(u8, &str)> {
+    let family = message.first().copied()?;
     let mut attributes = message.get(4..).unwrap_or_default();
     while let Some((length, kind)) = half(attributes, 0).zip(half(attributes, 2)) {
         let length = usize::from(length);
-        let Some(value) = attributes.get(4..length) else { return false };
+        let value = attributes.get(4..length)?;
         if kind == NFTA_TABLE_NAME {
             let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
-            return matches!(family, Some(libc::AF_INET | libc::AF_INET6))
-                && NAMES.iter().any(|known| known.as_bytes() == name);
+            return std::str::from_utf8(name).ok().map(|name| (family, name));
         }
         attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    false
+    None
 }
 
 fn half(bytes: &[u8], at: usize) -> Option<u16> {

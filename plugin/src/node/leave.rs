@@ -30,6 +30,7 @@ use crate::bpf::programs::{discard_half_loaded, discard_if_unused};
 use crate::error::{Error, Failed as _, Kind};
 use crate::fault::{Outcome, Tried as _};
 use crate::lock::Lock;
+use crate::note::Notes;
 use crate::record::discard;
 use crate::tally;
 use crate::verb::names;
@@ -66,10 +67,14 @@ pub(super) fn all(
     problems: &mut Vec<String>,
 ) -> Result<bool, Error> {
     let state_dir = places.state_dir;
+    // Others are waited for before the programs are locked: an ADD that is at work may be about to load them.
+    if !idle(state_dir, patience.run, problems)? {
+        return Ok(false);
+    }
     let load = Lock::new(state_dir, patience.load)
         .take(LOAD)
         .failed(Kind::TryAgain, || "waiting for another run that loads or removes programs")?;
-    if !idle(state_dir, patience.run, problems).failed(Kind::Io, || "looking for other runs")?
+    if !idle(state_dir, Instant::now(), problems)?
         || !names(places)?.is_empty()
         || !unpin(places.bpf_dir, problems).failed(Kind::Load, || "removing the shared programs")?
     {
@@ -80,7 +85,7 @@ pub(super) fn all(
         let empty =
             empty(&state_dir.join("attachments"), problems)? && empty(&state_dir.join("iptables"), problems)?;
         if empty {
-            for name in ["backend.json", "backend.new", "tally"] {
+            for name in ["backend.json", "backend.new", "notes", "tally"] {
                 gone(&state_dir.join(name))?;
             }
             unmount(&state_dir.join("cgroup2"), problems)?;
@@ -102,19 +107,22 @@ pub(super) fn all(
     }
     let mark = retire::path(state_dir);
     gone(&mark.with_extension("new")).and_then(|()| gone(&mark)).failed(Kind::Io, || "removing the mark")?;
-    // A run that counts may have begun a tally anew.
-    gone(&tally::file::path(state_dir)).failed(Kind::Io, || "removing the tally")?;
+    // A run that counts may have begun a tally anew, and one that fails may have left a note.
+    gone(&tally::file::path(state_dir))
+        .and_then(|()| gone(&Notes::new(state_dir).path()))
+        .failed(Kind::Io, || "removing the tally and the notes")?;
     remove_directory(state_dir, problems).failed(Kind::Io, || "removing the state directory")?;
     Ok(true)
 }
 
 /// True if nobody holds the lock of a container. Locks that nobody holds go.
-fn idle(state_dir: &Path, until: Instant, problems: &mut Vec<String>) -> Outcome<bool> {
+fn idle(state_dir: &Path, until: Instant, problems: &mut Vec<String>) -> Result<bool, Error> {
     let directory = state_dir.join("locks");
-    for name in children(&directory)?.into_iter().filter(|name| name.starts_with(POD)) {
+    let names = children(&directory).failed(Kind::Io, || "looking for other runs")?;
+    for name in names.into_iter().filter(|name| name.starts_with(POD)) {
         let path = directory.join(&name);
         if !path.symlink_metadata().is_ok_and(|found| found.is_file()) {
-            gone(&path)?;
+            gone(&path).failed(Kind::Io, || "removing what is no lock")?;
             continue;
         }
         match Lock::new(state_dir, until).take(&name) {

@@ -6,6 +6,7 @@ use crate::attachment::Attachment;
 use crate::backend::{self, Places};
 use crate::cni::Deadline;
 use crate::error::Error;
+use crate::note::Notes;
 use crate::record::Records;
 use crate::tally::{self, note};
 use crate::verb::names;
@@ -15,6 +16,10 @@ pub(super) fn made(places: Places<'_>, deadline: Deadline) -> Result<Report, Err
     for name in names(places)? {
         deadline.before("all attachments were looked at")?;
         report.attachments.push(attached(places, &name)?);
+    }
+    // Where they cannot be read, none is known.
+    for left in Notes::new(places.state_dir).all().unwrap_or_default() {
+        note(&mut report.uncaptured, left.what.word(), 1);
     }
     // What a pod had counted is in the tally before it is taken from the pod: at worst it is seen twice for a moment, never not.
     tally::file::read(places.state_dir).tell(&mut report);

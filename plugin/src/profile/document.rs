@@ -54,6 +54,11 @@ impl Document {
         Ok(Self { root, format })
     }
 
+    /// All of it.
+    pub(crate) const fn root(&self) -> &Value {
+        &self.root
+    }
+
     /// What is at `path`; none where there is nothing or null.
     ///
     /// # Errors

@@ -240,7 +240,7 @@ fn gate(annotations: &Annotations) -> Result<Option<Reason>, Error> {
         .map(str::trim)
         .find(|name| matches!(*name, "gateway" | "grpc-agent" | "grpc-simple"));
     Ok(if init.iter().any(|name| name == "istio-init") {
-        Some(Reason::OwnRules { container: "istio-init" })
+        Some(Reason::OwnRules { key: STATUS, container: "istio-init" })
     } else if template.is_some() {
         Some(Reason::NotASidecar { key: TEMPLATES })
     } else if status
@@ -366,10 +366,10 @@ mod tests {
     use crate::cni::Annotations;
     use crate::error::{Error, Kind};
     use crate::policy::{Layer, Reason};
-    use crate::profile::key::layer;
+    use crate::profile::key::{Nobody, layer};
 
     fn annotated(annotations: &Annotations) -> Result<Layer, Error> {
-        layer(&KEYS, annotations)
+        layer(&KEYS, annotations, &mut Nobody)
     }
 
     fn annotations(pairs: &[(&str, &str)]) -> Annotations {
@@ -391,7 +391,7 @@ mod tests {
             (vec![(S, "injected")], none.clone()),
             (
                 vec![(S, r#"{"initContainers":["istio-init"],"containers":["istio-proxy"]}"#)],
-                Some(Reason::OwnRules { container: "istio-init" }),
+                Some(Reason::OwnRules { key: S, container: "istio-init" }),
             ),
             (vec![(S, r#"{"containers":["app"]}"#)], Some(Reason::NotASidecar { key: S })),
             (vec![(S, real), (super::INJECT, "false")], Some(Reason::OptedOut { key: super::INJECT })),

@@ -95,37 +95,80 @@ impl Bad {
     }
 }
 
+/// Who watches while annotations become a layer and layers a plan. Nothing is done for one who does not look.
+pub(crate) trait Watch {
+    /// The annotation `key`, or what stands at `path` in it, is about to set what it sets in `to`.
+    fn step(
+        &mut self,
+        key: &'static str,
+        path: Option<&'static str>,
+        set: &dyn Fn(&mut Layer) -> Result<(), Bad>,
+        to: &mut Layer,
+    ) -> Result<(), Bad>;
+
+    /// The layers above and below the mesh's annotations, before they are merged.
+    fn layers(&mut self, own: &Layer, entry: &Layer, defaults: &Layer);
+}
+
+/// Nobody watches.
+#[derive(Debug)]
+pub(crate) struct Nobody;
+
+impl Watch for Nobody {
+    fn step(
+        &mut self,
+        _key: &'static str,
+        _path: Option<&'static str>,
+        set: &dyn Fn(&mut Layer) -> Result<(), Bad>,
+        to: &mut Layer,
+    ) -> Result<(), Bad> {
+        set(to)
+    }
+
+    fn layers(&mut self, _own: &Layer, _entry: &Layer, _defaults: &Layer) {}
+}
+
 /// The layer that the annotations of `table` make.
 ///
 /// # Errors
 /// [`Kind::Config`] for a bad value and [`Kind::Unsupported`] for one that cannot be served; both name the key, the place in
 /// its value and the value.
-pub(crate) fn layer(table: &[Key], annotations: &Annotations) -> Result<Layer, Error> {
+pub(crate) fn layer(
+    table: &[Key],
+    annotations: &Annotations,
+    watch: &mut impl Watch,
+) -> Result<Layer, Error> {
     let mut layer = Layer::default();
     for key in table {
         if let Some(value) = annotations.get(key.name) {
-            read(&key.act, value, &mut layer).map_err(|bad| bad.of(key.name, value))?;
+            read(key, value, watch, &mut layer).map_err(|bad| bad.of(key.name, value))?;
         }
     }
     Ok(layer)
 }
 
-fn read(act: &Act, value: &str, to: &mut Layer) -> Result<(), Bad> {
-    match act {
-        Act::Sets(set) => set(value, to),
+fn read(key: &Key, value: &str, watch: &mut impl Watch, to: &mut Layer) -> Result<(), Bad> {
+    match &key.act {
+        Act::Sets(set) => watch.step(key.name, None, &|to| set(value, to), to),
         Act::Refused(refused) if refused(value)? => Err(Bad::unavailable()),
         Act::Marks | Act::Refused(_) => Ok(()),
         Act::Holds(format, fields) => {
             let document = Document::parse(*format, value)?;
-            fields.iter().try_for_each(|field| read_field(field, &document, to))
+            fields.iter().try_for_each(|field| read_field(key.name, field, &document, watch, to))
         }
     }
 }
 
-fn read_field(field: &Field, document: &Document, to: &mut Layer) -> Result<(), Bad> {
+fn read_field(
+    key: &'static str,
+    field: &Field,
+    document: &Document,
+    watch: &mut impl Watch,
+    to: &mut Layer,
+) -> Result<(), Bad> {
     let Some(value) = document.at(field.path)? else { return Ok(()) };
     let read = match &field.act {
-        FieldAct::Sets(set) => set(value, document, to),
+        FieldAct::Sets(set) => watch.step(key, Some(field.path), &|to| set(value, document, to), to),
         FieldAct::Refused(refused) if refused(value) => Err(Bad::unavailable()),
         FieldAct::Marks | FieldAct::Refused(_) => Ok(()),
     };

@@ -327,7 +327,9 @@ proptest! {
             let text = if quoted { document(field.path, &value) } else { raw };
             if let Err(error) = decided(mesh, &with(&base(profile), key, &text)) {
                 prop_assert!(error.details().contains(key), "{}", error.details());
-                prop_assert!(!quoted || error.details().contains(field.path), "{}", error.details());
+                // Or what is missing beside it: Kuma's `captureAll`, while DNS is captured.
+                let beside = field.path.rsplit_once('.').map_or(field.path, |(holder, _)| holder);
+                prop_assert!(!quoted || error.details().contains(beside), "{}", error.details());
             }
         }
     }

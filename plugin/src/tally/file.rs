@@ -127,7 +127,10 @@ fn locked(file: &File) -> bool {
     false
 }
 
-#[expect(clippy::disallowed_methods, reason = "bounded: two milliseconds in all, then the count is given up")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "as for other locks; two milliseconds in all, then the count is given up"
+)]
 fn pause() {
     std::thread::sleep(PAUSE);
 }

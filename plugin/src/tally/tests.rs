@@ -132,7 +132,7 @@ fn labels_are_short_names_and_each_reason_has_one() {
         Reason::NamespaceExcluded { namespace: "a".to_owned() },
         Reason::NotMarked { key: "a" },
         Reason::OptedOut { key: "a" },
-        Reason::OwnRules { container: "a" },
+        Reason::OwnRules { key: "a", container: "a" },
         Reason::NotASidecar { key: "a" },
     ];
     assert_eq!(reasons.map(|reason| reason.label()), Reason::LABELS);

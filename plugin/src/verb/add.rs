@@ -9,8 +9,10 @@ use crate::backend::{self, Job};
 use crate::choice::{self, Ask, Choice};
 use crate::cni::{AddRequest, Outcome, PodRef};
 use crate::error::{Error, Failed as _, Kind};
+use crate::grounds::Grounds;
 use crate::lock::Lock;
 use crate::netns::Netns;
+use crate::note::{Notes, What};
 use crate::plan::Plan;
 use crate::policy::{Decision, decide};
 use crate::record::{self, Record, Records};
@@ -20,14 +22,19 @@ pub(super) fn run(request: &AddRequest) -> Result<Outcome, Error> {
     let settings = &request.conf.settings;
     match decide(&request.pod, &request.conf.annotations, settings)? {
         Decision::Skip(reason) => {
+            Notes::new(&settings.state_dir).left_alone(request, What::skipped(&reason));
             forget(request)?;
             Ok(Outcome::new(End::Skipped(reason.label()), format!("not intercepted: {reason}")))
         }
         Decision::Intercept(plan) => match intercept(request, *plan) {
-            Ok(outcome) => Ok(outcome),
+            Ok(outcome) => {
+                Notes::new(&settings.state_dir).captured(request);
+                Ok(outcome)
+            }
             Err(error) if settings.failure_policy == FailurePolicy::Open && may_pass(error.kind()) => {
                 warn!(request.log, "the pod runs without interception: failurePolicy is open";
                     "kind" => error.kind().as_str(), "details" => error.details());
+                Notes::new(&settings.state_dir).left_alone(request, What::open(&error));
                 Ok(Outcome::new(End::Passed, "not intercepted: failurePolicy is open").by(error.backend()))
             }
             Err(error) => Err(error),
@@ -128,6 +135,7 @@ fn put(
         netns_identity: netns.identity(),
         plan,
         receipt,
+        grounds: Some(Grounds::new(&request.conf.settings, &request.conf.annotations, choice.words())),
     };
     let finished = request.deadline.before("recording the attachment").and_then(|_| {
         Records::new(places.state_dir).write(&record).failed(Kind::Record, || "recording the attachment")

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::strategy::{Just, Strategy as _};
 use serde_json::{Value, json};
+use shunt_api::Backend;
 
 use super::{Verbs, run};
 use crate::cni::request::read_stdin;
@@ -34,7 +35,7 @@ impl Spy {
     fn note(&self, call: String) -> Result<Outcome, Error> {
         self.calls.borrow_mut().push(call);
         if self.fails {
-            Err(Error::new(Kind::Attach, "link not found").because("Not Found"))
+            Err(Error::new(Kind::Attach, "link not found").because("Not Found").under(Backend::Ebpf))
         } else {
             Ok(Outcome::new(End::Ok, "done"))
         }
@@ -84,6 +85,7 @@ struct Seen {
     stdout: String,
     stderr: String,
     calls: Vec<String>,
+    counted: Vec<String>,
 }
 
 impl Seen {
@@ -107,19 +109,29 @@ impl Seen {
 }
 
 fn called(spy: &Spy, env: &Env, stdin: &[u8]) -> Seen {
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let (mut stdout, mut stderr, counted) = (Vec::new(), Vec::new(), RefCell::new(Vec::new()));
     let mut host = Host {
         env: Box::new(|name| env.get(name).cloned()),
         stdin: Box::new(Bytes(stdin)),
         stdout: Box::new(&mut stdout),
         stderr: Box::new(&mut stderr),
         logger: Box::new(|_| log::none()),
-        count: Box::new(|_, _| {}),
+        count: Box::new(|state_dir, count| {
+            let (command, end) = (count.command.as_str(), count.end.word());
+            let backend = count.backend.map_or("none", Backend::as_str);
+            counted.borrow_mut().push(format!("{} {command} {end} {backend}", state_dir.display()));
+        }),
     };
     let code = run(&mut host, spy);
     drop(host);
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Seen { code, stdout: text(stdout), stderr: text(stderr), calls: spy.calls.borrow().clone() }
+    Seen {
+        code,
+        stdout: text(stdout),
+        stderr: text(stderr),
+        calls: spy.calls.borrow().clone(),
+        counted: counted.into_inner(),
+    }
 }
 
 fn env_of(command: &str) -> Env {
@@ -373,6 +385,33 @@ fn a_verb_that_fails() {
         assert_eq!((seen.cni_code(), seen.calls.len()), (102, 1));
         assert!(!seen.stdout.to_ascii_lowercase().contains("not found"), "{seen:?}");
     }
+}
+
+#[test]
+fn each_call_is_counted_once_where_it_is_known_in_which_directory() {
+    for command in ["ADD", "DEL", "CHECK", "STATUS", "GC", "VERSION"] {
+        let seen = ask(&env_of(command), &conf("1.1.0"));
+        let wanted = format!("/run/shunt {command} ok none");
+        assert_eq!(seen.counted, if command == "VERSION" { vec![] } else { vec![wanted] });
+    }
+    let spy = Spy { fails: true, ..Spy::default() };
+    let with_key = |key: &str, value: Value| {
+        let mut conf = conf("1.0.0");
+        conf[key] = value;
+        conf.to_string()
+    };
+    let add = env_of("ADD");
+    for (stdin, wanted) in [
+        (with_key("stateDir", json!("/a")), &["/a ADD failed ebpf"][..]),
+        (with_key("dns", json!(true)), &["/run/shunt ADD failed ebpf"]),
+        (with_key("mash", json!(1)), &["/run/shunt ADD failed none"]),
+        (with_key("stateDir", json!("a")), &[]),
+        (with_key("stateDir", json!(1)), &[]),
+        ("{".to_owned(), &[]),
+    ] {
+        assert_eq!(called(&spy, &add, stdin.as_bytes()).counted, wanted, "{stdin}");
+    }
+    assert_eq!(called(&Spy::default(), &with("ADD", "CNI_IFNAME", ""), b"{}").counted, [""; 0]);
 }
 
 #[test]

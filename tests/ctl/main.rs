@@ -1,0 +1,78 @@
+//! The node tool for people, on scratch nodes: what it says of pods as a runtime made them.
+//!
+//! The traffic scene is that of the suite `netns`.
+
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot be judged must fail"
+)]
+
+mod backend;
+mod check;
+mod dump;
+mod explain;
+mod host;
+#[path = "../robust/kernel.rs"]
+#[expect(dead_code, reason = "made for another suite, which needs more of it")]
+mod kernel;
+#[path = "../netns/mesh.rs"]
+#[expect(dead_code, reason = "made for another suite, which needs more of it")]
+mod mesh;
+mod readme;
+mod repair;
+mod status;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use shunt_tests::bin;
+use shunt_tests::node::{Node, Pod};
+use shunt_tests::schema::violations;
+
+/// What a command said.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// The pod's namespace goes without a DEL; the kernel takes a moment for it.
+#[track_caller]
+pub(crate) fn vanish(node: &Node, pod: &Pod) {
+    pod.netns.vanish();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let is_alive = || ctl_json(node, &["pods", "--quick"]).1["pods"][0]["alive"] == true;
+    while is_alive() {
+        assert!(Instant::now() < deadline, "the namespace stays");
+        std::thread::yield_now();
+    }
+}
+
+/// Runs a command on a node.
+pub(crate) fn ctl(node: &Node, words: &[&str]) -> Said {
+    let state = node.directory().join("state");
+    let done = Command::new(bin::shuntctl())
+        .args(words)
+        .args(["--state-dir".as_ref(), state.as_os_str(), "--bpf-dir".as_ref(), node.bpf_dir().as_os_str()])
+        .output()
+        .expect("shuntctl can be run");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Said { code: done.status.code().unwrap_or(-1), out: text(&done.stdout), err: text(&done.stderr) }
+}
+
+/// The same as JSON, which must be as its schema in `conf/schemas` says.
+#[track_caller]
+pub(crate) fn ctl_json(node: &Node, words: &[&str]) -> (i32, Value) {
+    let words: Vec<&str> = words.iter().copied().chain(["--output", "json"]).collect();
+    let said = ctl(node, &words);
+    let value: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    let path = format!("{}/../conf/schemas/{}.json", env!("CARGO_MANIFEST_DIR"), words[0]);
+    let schema = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let schema = serde_json::from_str(&schema).unwrap_or_else(|error| panic!("{path}: {error}"));
+    assert_eq!(violations(&schema, &value), Vec::<String>::new(), "{value:#}");
+    (said.code, value)
+}
