@@ -161,8 +161,16 @@ impl Host {
     /// The list with our entry that runtimes of both kinds would load.
     #[track_caller]
     pub(crate) fn ours(&self) -> List {
-        let Loaded::List(list) = self.loaded() else { panic!("no list: {:?}", self.loaded()) };
-        assert_eq!(runtime::crio(&self.net_d()).as_ref(), Some(&list), "the same for CRI-O");
+        let mut both = (self.loaded(), runtime::crio(&self.net_d()));
+        // It may change between the two.
+        for _ in 0..20 {
+            if matches!(&both, (Loaded::List(one), Some(other)) if one == other) {
+                break;
+            }
+            both = (self.loaded(), runtime::crio(&self.net_d()));
+        }
+        let (Loaded::List(list), Some(other)) = both else { panic!("no list: {:?}", self.loaded()) };
+        assert_eq!(list, other, "the same for CRI-O");
         assert_eq!(list.ours(), 1, "{list:?}");
         assert_eq!(list.kinds().last().map(String::as_str), Some(runtime::OURS), "{list:?}");
         list
