@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use shunt_tests::bin;
 use shunt_tests::node::Node;
-use shunt_tests::schema::violations;
+use shunt_tests::schema;
 
 use crate::Said;
 
@@ -74,10 +74,7 @@ impl Host {
         let said = self.ctl(node, &[words, format].concat());
         let value: Value =
             serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
-        let path = format!("{}/../conf/schemas/{}.json", env!("CARGO_MANIFEST_DIR"), words[0]);
-        let schema = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let schema = serde_json::from_str(&schema).unwrap_or_else(|error| panic!("{path}: {error}"));
-        assert_eq!(violations(&schema, &value), Vec::<String>::new(), "{value:#}");
+        schema::hold(&schema::of(words[0]), &value);
         (said.code, value)
     }
 }

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use shunt_tests::bin;
 use shunt_tests::node::{Node, Pod};
-use shunt_tests::schema::violations;
+use shunt_tests::schema;
 
 /// What a command said.
 #[derive(Debug)]
@@ -82,9 +82,6 @@ pub(crate) fn ctl_json(node: &Node, words: &[&str]) -> (i32, Value) {
     let words: Vec<&str> = words.iter().copied().chain(["--output", "json"]).collect();
     let said = ctl(node, &words);
     let value: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
-    let path = format!("{}/../conf/schemas/{}.json", env!("CARGO_MANIFEST_DIR"), words[0]);
-    let schema = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let schema = serde_json::from_str(&schema).unwrap_or_else(|error| panic!("{path}: {error}"));
-    assert_eq!(violations(&schema, &value), Vec::<String>::new(), "{value:#}");
+    schema::hold(&schema::of(words[0]), &value);
     (said.code, value)
 }

@@ -14,15 +14,28 @@ use serde_json::{Value, json};
 use shunt_tests::ask::{Dial, Serve, Try};
 use shunt_tests::net::Shape;
 use shunt_tests::process::{Server, Talking};
+use shunt_tests::schema;
 use shunt_tests::watching::{Watching, shuntctl};
 
 use crate::mesh::{Mesh, SERVICE_MAPPED, SERVICE4, SERVICE6, outside};
 
-fn flows(mesh: &Mesh, arguments: &[&str]) -> Vec<Value> {
+/// What `flows` says, which must be as its schema says.
+#[track_caller]
+fn answer(mesh: &Mesh, arguments: &[&str]) -> Value {
     let arguments = [&["flows", "--output", "json"], arguments].concat();
     let done = shuntctl(&mesh.node, &arguments).output().expect("shuntctl can be run");
     assert!(done.status.success(), "{done:?}");
-    serde_json::from_slice::<Value>(&done.stdout).expect("JSON").as_array().expect("a list").clone()
+    let answer = serde_json::from_slice(&done.stdout).expect("JSON");
+    schema::hold(&schema::of("flows"), &answer);
+    answer
+}
+
+/// The flows alone, where every pod could be asked.
+#[track_caller]
+fn flows(mesh: &Mesh, arguments: &[&str]) -> Vec<Value> {
+    let answer = answer(mesh, arguments);
+    assert_eq!(answer["missing"], Value::Null, "{answer:#}");
+    answer["flows"].as_array().expect("a list").clone()
 }
 
 fn find<'a>(flows: &'a [Value], direction: &str, destination: &str) -> &'a Value {
@@ -136,7 +149,16 @@ fn pods_that_cannot_be_asked_are_named() {
         assert_eq!(done.status.code(), Some(code), "{arguments:?}: {done:?}");
         assert!(String::from_utf8_lossy(&done.stderr).contains(word), "{arguments:?}: {done:?}");
     }
+    let missing = |mesh: &Mesh| -> Vec<String> {
+        let answer = answer(mesh, &[]);
+        assert_eq!(answer["flows"], json!([]), "{answer:#}");
+        serde_json::from_value(answer["missing"].clone()).expect("a list")
+    };
+    let named = missing(&mesh);
+    assert!(named.len() == 1 && named[0].contains("captured by iptables rules"), "{named:?}");
     mesh.pod.netns.vanish();
+    let named = missing(&mesh).concat();
+    assert!(named.contains(&mesh.pod.name) && named.contains(&rules.name), "{named}");
     let done = shuntctl(&mesh.node, &["flows"]).output().unwrap();
     assert!(done.status.success(), "{done:?}");
     assert!(String::from_utf8_lossy(&done.stderr).contains(&mesh.pod.name), "{done:?}");

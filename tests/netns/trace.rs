@@ -14,7 +14,7 @@ use shunt_tests::datagram::{Step, play};
 use shunt_tests::net::Shape;
 use shunt_tests::node::{APP, Node, PROXY};
 use shunt_tests::process;
-use shunt_tests::watching::{Watching, shuntctl};
+use shunt_tests::watching::{Watching, event, shuntctl};
 
 use crate::dns::{DNS_PORT, OTHER4, SERVERS4, Scene, listening_at, script};
 use crate::mesh::{Mesh, SERVICE_MAPPED, SERVICE4, SERVICE6, all_exact, everywhere, mapped};
@@ -200,6 +200,7 @@ fn one_that_is_killed_does_not_leave_it_on() {
     mesh.app([SERVICE4]);
     let ended = next.ended();
     assert_eq!((ended.status.success(), ended.said.len()), (true, 1), "{ended:?}");
+    assert_eq!(event(&ended.said[0])["destination"], SERVICE4, "{ended:?}");
     // One that is only stopped keeps its place.
     let (stopped, _) = Watching::trace(&mesh.node, &JSON);
     stopped.signal(Signal::SIGSTOP);
@@ -259,7 +260,7 @@ fn what_is_asked_for_is_shown_and_nothing_else() {
             .ended()
             .said
             .iter()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .map(|line| event(line))
             .map(|event| {
                 ["destination", "verdict", "reason"]
                     .map(|key| event[key].as_str().unwrap().to_owned())

@@ -3,6 +3,20 @@
 
 use serde_json::{Map, Value};
 
+/// The schema of what a command of `shuntctl` prints, from `conf/schemas`.
+#[track_caller]
+pub fn of(command: &str) -> Value {
+    let path = format!("{}/../conf/schemas/{command}.json", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Stops a test if `value` is not as `schema` says.
+#[track_caller]
+pub fn hold(schema: &Value, value: &Value) {
+    assert_eq!(violations(schema, value), Vec::<String>::new(), "{value:#}");
+}
+
 /// What of `value` is not as `schema` says, each with its place.
 pub fn violations(schema: &Value, value: &Value) -> Vec<String> {
     let mut found = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::bin;
 use crate::node::Node;
+use crate::{bin, schema};
 
 /// How long anything is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -78,13 +79,13 @@ impl Watching {
         self.said.recv_timeout(patience).ok()
     }
 
-    /// Lines of JSON until one is there that is wanted, that one included.
+    /// Events of a `trace` until one is there that is wanted, that one included.
     #[track_caller]
     pub fn until(&self, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
         let mut seen = Vec::new();
         let end = Instant::now() + PATIENCE;
         while let Some(line) = self.line(end.saturating_duration_since(Instant::now())) {
-            let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            let value = event(&line);
             let found = wanted(&value);
             seen.push(value);
             if found {
@@ -127,6 +128,16 @@ impl Drop for Watching {
         let _gone = self.child.kill();
         let _gone = self.child.wait();
     }
+}
+
+/// A line of `trace --output json`, which must be as its schema says.
+#[track_caller]
+pub fn event(line: &str) -> Value {
+    // There may be thousands of them.
+    static SCHEMA: LazyLock<Value> = LazyLock::new(|| schema::of("trace"));
+    let value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    schema::hold(&SCHEMA, &value);
+    value
 }
 
 /// Lines as they come, read by a thread that ends with its source.

@@ -18,7 +18,7 @@ use shunt_abi::{PodKey, role, slot};
 use super::captured::{Pods, chain, complaints, cookie, name, object};
 use super::stream::remark;
 use super::table::{self, Column};
-use super::{Directories, EXIT_CODES, FAILED, Format, Said, TOLD};
+use super::{Directories, EXIT_CODES, FAILED, Format, JSON_VERSION, Said, TOLD};
 use crate::bpf::pins::Layout;
 use crate::bpf::pod::socket_states;
 use crate::bpf::trace::monotonic;
@@ -159,6 +159,16 @@ pub(super) struct Group {
     age_ms: Option<u64>,
 }
 
+/// What is said; `conf/schemas/flows.json` describes it.
+#[derive(Debug, Serialize)]
+struct Answer {
+    version: u32,
+    flows: Vec<Group>,
+    /// Which pods could not be asked, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
+}
+
 /// Prints them once.
 pub(super) fn run(args: &Args) -> Said {
     let asked = &args.asked;
@@ -174,10 +184,7 @@ pub(super) fn run(args: &Args) -> Said {
                 remark(why);
             }
             if args.output == Format::Json {
-                return match serde_json::to_string_pretty(&groups) {
-                    Ok(text) => Said::told(TOLD, text + "\n"),
-                    Err(error) => Said::failed(FAILED, &error.to_string()),
-                };
+                return Said::json(TOLD, &Answer { version: JSON_VERSION, flows: groups, missing });
             }
             let rows: Vec<Vec<String>> = groups.iter().map(|group| row(group, None)).collect();
             let lines = table::lines(&columns(asked.by), &rows, None);

@@ -178,7 +178,7 @@ struct Decision<'a> {
     date: Duration,
 }
 
-/// A line of `--output json`.
+/// A line of `--output json`; `conf/schemas/trace.json` describes it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Line<'a> {
