@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -316,6 +317,15 @@ pub(crate) fn relink(target: &str, link: &Path) {
     let temporary = link.with_file_name("new-link");
     symlink(target, &temporary).expect("own directory");
     fs::rename(&temporary, link).expect("own directory");
+}
+
+/// A program that is to run on ends with the test, however that ends.
+#[expect(unsafe_code, reason = "what the child asks of the kernel before it is the program")]
+pub(crate) fn ends_with_us(command: &mut Command) -> &mut Command {
+    let ask =
+        || nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(std::io::Error::from);
+    // SAFETY: one system call between fork and exec.
+    unsafe { command.pre_exec(ask) }
 }
 
 /// Waits a moment.

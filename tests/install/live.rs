@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host::{Host, PATIENCE, created, until};
+use crate::host::{Host, PATIENCE, created, ends_with_us, until};
 
 static NEXT: AtomicU16 = AtomicU16::new(1);
 
@@ -48,8 +48,11 @@ impl Live {
     /// The same with a command made by the test.
     pub(crate) fn spawn(host: &Host, mut command: Command, address: SocketAddr) -> Self {
         let log = host.aside().join(format!("log-{}", address.ip()));
-        let child =
-            command.stdout(Stdio::null()).stderr(created(&log)).spawn().expect("the installer can be run");
+        let child = ends_with_us(&mut command)
+            .stdout(Stdio::null())
+            .stderr(created(&log))
+            .spawn()
+            .expect("the installer can be run");
         Self { child, address, log }
     }
 

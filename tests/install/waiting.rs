@@ -74,7 +74,8 @@ impl Api {
             .output()
             .expect("openssl can be run");
         assert!(made.status.success(), "{made:?}");
-        let mut server = Command::new("python3")
+        let mut server = Command::new("python3");
+        let mut server = crate::host::ends_with_us(&mut server)
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("install/api.py"))
             .arg(account.join("ca.crt"))
             .arg(&key)
