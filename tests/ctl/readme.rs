@@ -127,12 +127,13 @@ fn what_happens_now_is_shown() {
             _ => {}
         }
         let mut asked = command(&mesh.node, &words);
-        let mut asked =
-            asked.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("shuntctl can be run");
-        while asked.try_wait().expect("own child").is_none() {
+        let asked = asked.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("shuntctl can be run");
+        // It is read from all the while: it waits for who does not read.
+        let reader = std::thread::spawn(move || asked.wait_with_output().expect("own child"));
+        while !reader.is_finished() {
             mesh.app([SERVICE4]);
         }
-        let said = said(&asked.wait_with_output().expect("own child"));
+        let said = said(&reader.join().expect("read"));
         assert_eq!(said.code, 0, "{typed}: {said:?}");
         // Those without a filter show what is going on.
         if !words.iter().any(|word| matches!(*word, "--verdict" | "--reason")) && words[0] == "trace" {
