@@ -99,8 +99,9 @@ impl Claim {
             }
         };
         match self.turn_in(&directory, now) {
-            // Removed meanwhile, by one that has taken everything off.
-            Err(_) if directory.is_removed()? => Ok(Turn::Another),
+            // Removed meanwhile, by one that has taken everything off; or what was being written was swept away, by one that took it
+            // for what a killed one had left. The next look tells.
+            Err(error) if is_missing(&error) || directory.is_removed()? => Ok(Turn::Another),
             turn => turn,
         }
     }
