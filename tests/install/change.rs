@@ -28,7 +28,7 @@ fn host(mode: &str) -> Host {
 
 /// A directory goes as a whole, whoever writes into it at that moment.
 fn gone(host: &Host, directory: &str) {
-    let aside = host.aside().join("gone");
+    let aside = host.path("gone");
     fs::rename(host.path(directory), &aside).expect("own directory");
     until("nobody writes there", || fs::remove_dir_all(&aside).is_ok());
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use nix::errno::Errno;
 use shunt_tests::trace::{self, Act, Made, Traced};
 
-use crate::host::{Files, Host, difference};
+use crate::host::{Files, Host, difference, in_parallel};
 use crate::neighbours::{ALL, Neighbour};
 use crate::runtime::{self, Loaded};
 
@@ -279,11 +279,11 @@ fn all() -> bool {
     std::env::var_os("SHUNT_TESTS_ALL").is_some()
 }
 
-/// The numbers from 0 until one says there is no such call, a few at a time.
-fn at_each(work: impl Fn(usize) -> bool + Sync) -> usize {
+/// The numbers from 0 until one says there is no such call, so many at a time.
+fn at_each(workers: usize, work: impl Fn(usize) -> bool + Sync) -> usize {
     let (next, end) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
     std::thread::scope(|scope| {
-        let running: Vec<_> = (0..8)
+        let running: Vec<_> = (0..workers)
             .map(|_| {
                 scope.spawn(|| {
                     loop {
@@ -312,7 +312,7 @@ fn killed_everywhere(scenario: &Scenario, real: bool, stride: usize) {
         scenario.neighbour().settle(&host);
         host.everything()
     };
-    let count = at_each(|number| {
+    let count = at_each(8, |number| {
         let at = number * stride;
         let host = scenario.prepared(real);
         // What it has started may go on without it, or end with it.
@@ -361,7 +361,8 @@ fn fails_everywhere(scenario: &Scenario) {
         host.everything()
     };
     let errors = [Errno::ENOSPC, Errno::EROFS, Errno::EACCES];
-    at_each(|number| {
+    // A write that failed is tried again after seconds, in which there is nothing to do.
+    at_each(12, |number| {
         // Each error somewhere, or everywhere.
         let (at, chosen) = if all() { (number / 3, number % 3) } else { (number, number % 3) };
         let host = scenario.prepared(false);
@@ -390,14 +391,10 @@ fn fails_everywhere(scenario: &Scenario) {
 
 #[test]
 fn once_meets_an_error_at_any_write() {
-    for scenario in &INSTALLS {
-        fails_everywhere(scenario);
-    }
+    in_parallel(&INSTALLS, fails_everywhere);
 }
 
 #[test]
 fn uninstall_meets_an_error_at_any_write() {
-    for scenario in &UNINSTALLS {
-        fails_everywhere(scenario);
-    }
+    in_parallel(&UNINSTALLS, fails_everywhere);
 }

@@ -14,11 +14,11 @@ const CALICO: Neighbour = ALL[0];
 fn not_ready_with_reasons_then_ready() {
     let host = Host::with_script();
     host.script("[ -e \"$0.no\" ] && [ \"$CNI_COMMAND\" = STATUS ] && { echo '{\"cniVersion\":\"1.1.0\",\"code\":50,\"msg\":\"m\",\"details\":\"not today\"}'; exit 1; }");
+    std::fs::write(host.binary().with_extension("no"), "").expect("own file");
     let live = Live::start(&host);
     live.wait("no primary", || live.readyz().1.contains("has not written its file"));
     assert_eq!(live.readyz().0, 503);
     assert_eq!(live.get("/livez").map(|(code, _)| code), Some(200), "alive, if not ready");
-    std::fs::write(host.binary().with_extension("no"), "").expect("own file");
     CALICO.settle(&host);
     live.wait("STATUS", || live.readyz().1.contains("not today"));
     assert_eq!(live.readyz().0, 503);

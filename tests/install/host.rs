@@ -53,6 +53,9 @@ impl Host {
         need::root();
         let scratch = Scratch::new();
         let root = scratch.dir().join("host");
+        fs::create_dir(&root).expect("own directory");
+        // In memory: everything written is synced, again and again, and a disk has others to serve.
+        mount(Some("tmpfs"), &root, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).expect("as root");
         for directory in ["etc/cni/net.d", "opt/cni/bin", "run", "sys/fs/bpf", "var/log"] {
             fs::create_dir_all(root.join(directory)).expect("own directory");
         }
