@@ -145,8 +145,9 @@ impl Claim {
             Some((known, since, _)) if known == id => {
                 (now.saturating_duration_since(*since) < PATIENCE).then_some(Turn::Another)
             }
-            // A claim that is nonsense or gone is nobody's.
-            _ if id.is_empty() => None,
+            // A claim that is nonsense or gone is nobody's. Who had stepped back waits: it may be that all is being taken off, and the
+            // directory is the next to go.
+            later if id.is_empty() && (held || later.is_none()) => None,
             _ => {
                 self.later = Some((id.to_owned(), now, directory));
                 Some(Turn::Another)
@@ -333,6 +334,44 @@ mod tests {
         let mut run = Claim::new(Purpose::Install).expect("claim");
         assert_eq!(run.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
         assert_eq!(place.directory.names().expect("listed"), [CLAIM, LOCK]);
+    }
+
+    /// Claim and lock go one after the other, and the directory last.
+    #[test]
+    fn nor_in_the_midst_of_it() {
+        let (place, now) = (place(), Instant::now());
+        let mut old = Claim::new(Purpose::Install).expect("claim");
+        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        let mut new = Claim::new(Purpose::Install).expect("claim");
+        new.turn(&place.root, &wanted(), now).expect("turn");
+        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Another);
+        assert_eq!(new.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        let later = now + PATIENCE * 9;
+        for name in [CLAIM, LOCK] {
+            place.directory.remove(name).expect("removed");
+            assert_eq!(
+                old.turn(&place.root, &wanted(), later).expect("turn"),
+                Turn::Another,
+                "{name} is gone"
+            );
+        }
+        assert_eq!(place.directory.names().expect("listed"), [""; 0], "it makes nothing there");
+        Claim::leave_nothing(&place.root, &wanted()).expect("removed");
+        assert_eq!(old.turn(&place.root, &wanted(), later).expect("turn"), Turn::Over);
+    }
+
+    #[test]
+    fn who_stepped_back_takes_over_where_only_the_claim_was_lost() {
+        let (place, now) = (place(), Instant::now());
+        let mut old = Claim::new(Purpose::Install).expect("claim");
+        old.turn(&place.root, &wanted(), now).expect("turn");
+        let mut new = Claim::new(Purpose::Install).expect("claim");
+        new.turn(&place.root, &wanted(), now).expect("turn");
+        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Another);
+        drop(new);
+        place.directory.remove(CLAIM).expect("removed");
+        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Another);
+        assert_eq!(old.turn(&place.root, &wanted(), now + PATIENCE).expect("turn"), Turn::Ours);
     }
 
     #[test]
