@@ -85,8 +85,8 @@ impl Claim {
         }
         let directory = match Self::directory(root, wanted)? {
             Some(directory) => directory,
-            // Removed while another worked in it: that one has taken everything off.
-            None if self.later.is_some() => {
+            // Removed while another worked in it, or before the lock was ours: that one has taken everything off.
+            None if self.later.is_some() || (self.claimed && self.lock.is_none()) => {
                 return Ok(match self.purpose {
                     Purpose::Install => self.stand_down(),
                     // To do that again hurts nobody, and needs no claim.
@@ -98,16 +98,21 @@ impl Claim {
                 root.made_directory(&wanted.state_dir.join(DIRECTORY), 0o700)?
             }
         };
+        let fresh = !self.claimed;
         match self.turn_in(&directory, now) {
             // Removed meanwhile, by one that has taken everything off; or what was being written was swept away, by one that took it
             // for what a killed one had left. The next look tells.
-            Err(error) if is_missing(&error) || directory.is_removed()? => Ok(Turn::Another),
+            Err(error) if is_missing(&error) || directory.is_removed()? => {
+                self.claimed &= !fresh;
+                Ok(Turn::Another)
+            }
             turn => turn,
         }
     }
 
     fn turn_in(&mut self, directory: &Directory, now: Instant) -> Result<Turn> {
-        if !self.claimed {
+        let fresh = !self.claimed;
+        if fresh {
             self.write(directory)?;
         }
         let found = match directory.stamp(CLAIM)? {
@@ -117,6 +122,10 @@ impl Claim {
         let (id, purpose) = found.trim().split_once(' ').unwrap_or_default();
         if id == self.id {
             self.later = None;
+        } else if fresh && id.is_empty() {
+            // Gone with what was removed before it came: it is made anew.
+            self.claimed = false;
+            return Ok(Turn::Another);
         } else if self.purpose == Purpose::Install && purpose == Purpose::Uninstall.as_str() {
             return Ok(self.stand_down());
         } else if let Some(turn) = self.step_back(id, directory.identity()?, now) {
@@ -145,9 +154,9 @@ impl Claim {
             Some((known, since, _)) if known == id => {
                 (now.saturating_duration_since(*since) < PATIENCE).then_some(Turn::Another)
             }
-            // A claim that is nonsense or gone is nobody's. Who had stepped back waits: it may be that all is being taken off, and the
-            // directory is the next to go.
-            later if id.is_empty() && (held || later.is_none()) => None,
+            // A claim that is nonsense or gone is nobody's. Who does not hold the lock waits: it may be that all is being taken off, and
+            // the directory is the next to go.
+            _ if id.is_empty() && held => None,
             _ => {
                 self.later = Some((id.to_owned(), now, directory));
                 Some(Turn::Another)
@@ -158,6 +167,11 @@ impl Claim {
     fn stand_down(&mut self) -> Turn {
         (self.over, self.lock) = (true, None);
         Turn::Over
+    }
+
+    /// Leaves the node to whoever waits for it.
+    pub fn let_go(&mut self) {
+        self.lock = None;
     }
 
     fn write(&mut self, directory: &Directory) -> Result<()> {
@@ -358,6 +372,22 @@ mod tests {
         assert_eq!(place.directory.names().expect("listed"), [""; 0], "it makes nothing there");
         Claim::leave_nothing(&place.root, &wanted()).expect("removed");
         assert_eq!(old.turn(&place.root, &wanted(), later).expect("turn"), Turn::Over);
+    }
+
+    #[test]
+    fn nor_by_one_that_came_before_it_and_never_held_the_node() {
+        let (place, now) = (place(), Instant::now());
+        let (root, wanted) = (&place.root, wanted());
+        let mut old = Claim::new(Purpose::Install).expect("claim");
+        assert_eq!(old.turn(root, &wanted, now).expect("turn"), Turn::Ours);
+        let mut new = Claim::new(Purpose::Install).expect("claim");
+        assert_eq!(new.turn(root, &wanted, now).expect("turn"), Turn::Another);
+        assert_eq!(old.turn(root, &wanted, now).expect("turn"), Turn::Another, "it lets go");
+        let mut uninstall = Claim::new(Purpose::Uninstall).expect("claim");
+        assert_eq!(uninstall.turn(root, &wanted, now).expect("turn"), Turn::Ours, "before the new one looks");
+        Claim::leave_nothing(root, &wanted).expect("removed");
+        assert_eq!(new.turn(root, &wanted, now).expect("turn"), Turn::Over);
+        assert!(Claim::directory(root, &wanted).expect("looked").is_none());
     }
 
     #[test]

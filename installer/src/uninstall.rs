@@ -159,15 +159,16 @@ impl Uninstaller {
             self.take_turn(&places.root).await?;
             self.holds = true;
         } else if self.over || self.is_followed(&places)? {
-            self.over = true;
-            bail!(
-                "Shunt was installed on this node again, after this began to uninstall; it does nothing more"
-            );
+            return self.gives_way();
         }
         let mut removed = Removed::default();
         if let Some(conf) = &places.conf {
             self.clean_lists(conf)?;
             conf.sweep()?;
+        }
+        // Who claims the node meanwhile waits for it, and must not lose its claim.
+        if Claim::is_followed(&places.root, &self.wanted)? {
+            return self.gives_way();
         }
         removed.lists.clone_from(&self.lists);
         let swept = self.purge(&places).await?;
@@ -181,6 +182,12 @@ impl Uninstaller {
         info!(self.log, "{}", if removed.complete { "uninstalled" } else { "uninstalled in part" };
             "podsLeft" => removed.pods_left, "lists" => removed.lists.join(" "));
         Ok(removed)
+    }
+
+    fn gives_way(&mut self) -> Result<Removed> {
+        self.over = true;
+        self.claim.let_go();
+        bail!("Shunt was installed on this node again, after this began to uninstall; it does nothing more")
     }
 
     /// Whether somebody installs again. It says so in the state directory, which in a container stays the one that was removed: there,
