@@ -356,8 +356,11 @@ impl Installer {
             self.memory.last_good.clone_from(&plan.good);
         }
         for (index, step) in plan.steps.iter().enumerate() {
-            // What follows may rely on it.
-            if !self.may_write(step.file(), pass) {
+            // What follows may rely on it. And where a list takes the place of a file, the file follows at once: what its owner does
+            // to it in between would be done to a file that is ours to put aside.
+            let next = plan.steps.get(index + 1).filter(|next| next.is_put_aside_for(step.file()));
+            let may = |step: &Step| step.ends_what_was_put_aside() || self.may_write(step.file(), pass);
+            if ![Some(step), next].into_iter().flatten().all(may) {
                 return index > 0;
             }
             match carry_out(directory, step) {

@@ -96,6 +96,16 @@ impl Step {
         }
     }
 
+    /// Whether it puts a file aside for which the list in `file` stands in.
+    pub fn is_put_aside_for(&self, file: &str) -> bool {
+        matches!(self, Self::Rename { from, .. } if !from.ends_with(SAVED) && stand_in(from) == file)
+    }
+
+    /// Whether it removes a file that was put aside: there is nothing in that to fight about.
+    pub fn ends_what_was_put_aside(&self) -> bool {
+        matches!(self, Self::Remove { file } if file.ends_with(SAVED))
+    }
+
     /// Why it is done.
     pub const fn cause(&self) -> Cause {
         match self {
