@@ -176,9 +176,11 @@ impl World {
     pub(crate) fn new(dir: &Path, name: &str) -> Self {
         let netns = Netns::new(dir, name);
         let mut setup = String::new();
+        // A bridge without an address of its own has the lowest of its ports', so that it changes when another pod goes,
+        // some time after that pod's namespace did; who asked for the gateway before then sends to nobody.
         for net in [0, 1] {
             setup += &format!(
-                "link add br{net} type bridge mcast_snooping 0\n\
+                "link add br{net} address 02:00:00:00:{second}:01 type bridge mcast_snooping 0\n\
                  link set br{net} up\n\
                  addr add 10.{second}.0.1/16 dev br{net}\n\
                  addr add fd{second}::1/64 dev br{net} nodad\n",
