@@ -6,7 +6,9 @@ use aya_ebpf::bindings::{bpf_sk_lookup, sk_action};
 use aya_ebpf::programs::SkLookupContext;
 use shunt_abi::decide::{self, Inbound, Verdict};
 use shunt_abi::trace::{Event, Note, call, verdict::REFUSED};
-use shunt_abi::{Address, LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, Reason, names, virtual_port};
+use shunt_abi::{
+    Address, LISTENER_PLACES, LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, Reason, names, virtual_port,
+};
 
 use crate::context::{read, read6};
 use crate::maps::{self, LISTENERS, NOTES, PAIRS, PodRules, TELLERS};
@@ -149,12 +151,16 @@ fn joined((v6, v4): (Address, u32), is_v4: u32) -> Address {
     Address([a, b, c | (Address::v4(0).0[2] & is_v4), d | v4])
 }
 
-/// The first listener of the slot that can take this connection; the kernel then picks one of its reuseport group. None: a reset,
-/// never the app.
+/// The first listener of the slot that can take this connection; the kernel then picks one of its reuseport group. The proxy's, or
+/// before it has ever been there whoever stands in for it. None: a reset, never the app.
 #[inline(always)]
 fn assign(ctx: &SkLookupContext, pod: u64, slot: u32) -> bool {
     let mut index = 0;
-    while index < LISTENERS_PER_SLOT {
+    while index < LISTENER_PLACES {
+        if index == LISTENERS_PER_SLOT && maps::proxy_was_there(pod) {
+            // Nobody takes the place of a proxy that is gone.
+            return false;
+        }
         // Fails for an empty place and for a listener of the other family.
         if LISTENERS.redirect_sk_lookup(ctx, ListenerKey { pod, slot, index }, 0).is_ok() {
             return true;

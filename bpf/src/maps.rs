@@ -60,8 +60,14 @@ pub(crate) fn pod(cookie: PodKey) -> Option<&'static PodConfig> {
 /// True if connections of the pod's app pass because its proxy has never listened.
 #[inline(always)]
 pub(crate) fn before_proxy(cookie: PodKey, pod: &PodConfig) -> bool {
-    // SAFETY: as above; only whether there is an entry matters.
-    pod.flags & flag::BYPASS_BEFORE_PROXY != 0 && unsafe { SEEN.get(cookie) }.is_none()
+    pod.flags & flag::BYPASS_BEFORE_PROXY != 0 && !proxy_was_there(cookie)
+}
+
+/// True once the pod's proxy has listened for outbound connections, or tried to.
+#[inline(always)]
+pub(crate) fn proxy_was_there(cookie: PodKey) -> bool {
+    // SAFETY: only whether there is an entry matters.
+    unsafe { SEEN.get(cookie) }.is_some()
 }
 
 /// From here on, no proxy means no connection. Full is not possible: there is room for as many pods as in `PODS`.

@@ -154,7 +154,8 @@ fn accepted(ctx: &SockOpsContext) {
     let _gone = PAIRS.remove(&key);
 }
 
-/// A socket begins to listen: if it is the proxy's, on one of its ports, it is where captured connections go.
+/// A socket begins to listen: if it is the proxy's, on one of its ports, it is where captured connections go. Before the proxy has
+/// listened, who else does so on its outbound port gets what leaves.
 #[inline(always)]
 fn listening(ctx: &SockOpsContext) {
     let pod = cookie(ctx);
@@ -171,9 +172,16 @@ fn listening(ctx: &SockOpsContext) {
     } else {
         return;
     };
+    let is_ipv6 = u32::from(read!(bpf_sock_ops, ctx.ops, family) != AF_INET);
     match state(ctx, None) {
         Some(state) if state.role & role::PROXY != 0 => {}
-        _ => return,
+        _ => {
+            // Linkerd's validator is nobody, listens before the proxy does, and has to meet itself. The newest counts.
+            if slot == slot::OUTBOUND && !maps::proxy_was_there(pod) {
+                register(ctx, ListenerKey { pod, slot, index: LISTENERS_PER_SLOT + is_ipv6 }, BPF_ANY);
+            }
+            return;
+        }
     }
     if slot == slot::OUTBOUND {
         // Before the listener is there to be found. Again, as in `bind`: an ADD may have come in between.
@@ -182,7 +190,7 @@ fn listening(ctx: &SockOpsContext) {
     reuse_address(ctx.as_ptr());
     // Half of the places for each family: many workers of one must not leave the other without.
     let half = LISTENERS_PER_SLOT / 2;
-    let first = if read!(bpf_sock_ops, ctx.ops, family) == AF_INET { 0 } else { half };
+    let first = half * is_ipv6;
     let mut index = 0;
     while index < half {
         if register(ctx, ListenerKey { pod, slot, index: first + index }, BPF_NOEXIST) {

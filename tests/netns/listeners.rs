@@ -221,3 +221,30 @@ fn a_hot_restart_loses_nothing() {
     assert_eq!(mesh.outcome(SERVICE4), "ECONNREFUSED");
     mesh.nothing_got_out();
 }
+
+/// A mesh's validator under an id of its own must meet itself before the proxy is there. Once that has been, nobody takes its place.
+#[test]
+fn somebody_else_where_the_proxy_will_be() {
+    let mut mesh = Mesh::before_add(Shape::dual());
+    mesh.add();
+    let refused = ["ECONNREFUSED"; 3];
+    assert_eq!(outcomes(&mesh.app(SERVICES)), refused);
+    let other = mesh.pod.serve(&everywhere());
+    assert_eq!(outcomes(&mesh.app(SERVICES)), ["outbound"; 3]);
+    for v6 in [false, true] {
+        assert_eq!(mesh.arriving(v6, 8080).outcome(), "ECONNREFUSED", "only what leaves");
+    }
+    // Each family its own.
+    drop(other);
+    assert_eq!(outcomes(&mesh.app(SERVICES)), refused);
+    let other = mesh.pod.serve(&proxy_at(&["[::1]"]));
+    assert_eq!(outcomes(&mesh.app(SERVICES)), ["ECONNREFUSED", "outbound", "ECONNREFUSED"]);
+    drop(other);
+
+    mesh.start_proxy();
+    mesh.app(SERVICES).iter().for_each(captured);
+    mesh.proxy = None;
+    let _other = mesh.pod.serve(&everywhere());
+    assert_eq!(outcomes(&mesh.app(SERVICES)), refused);
+    mesh.nothing_got_out();
+}

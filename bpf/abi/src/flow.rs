@@ -6,6 +6,10 @@ use crate::{Address, dns};
 /// on several addresses. One is enough to reach its whole reuseport group; the rest are there for when that one closes.
 pub const LISTENERS_PER_SLOT: u32 = 8;
 
+/// All places of a slot. Behind those of the proxy there is one for each family, IPv4 then IPv6, for whoever else listens on the
+/// proxy's outbound port before the proxy has: a mesh's validator that runs under an id of its own and expects to meet itself.
+pub const LISTENER_PLACES: u32 = LISTENERS_PER_SLOT + 2;
+
 /// Which of the proxy's listeners.
 pub mod slot {
     /// Outbound.
@@ -24,8 +28,16 @@ pub struct ListenerKey {
     pub pod: u64,
     /// [`slot`].
     pub slot: u32,
-    /// Below [`LISTENERS_PER_SLOT`].
+    /// Below [`LISTENER_PLACES`].
     pub index: u32,
+}
+
+impl ListenerKey {
+    /// Whether it is the proxy's, not that of somebody before it.
+    #[inline(always)]
+    pub const fn is_proxys(&self) -> bool {
+        self.index < LISTENERS_PER_SLOT
+    }
 }
 
 crate::layout!(ListenerKey, size 16, align 8, fields u64, u32, u32);

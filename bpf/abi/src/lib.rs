@@ -33,7 +33,10 @@ pub mod trace;
 pub mod virtual_port;
 
 pub use address::Address;
-pub use flow::{DatagramState, LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, SocketState, role, slot, udp};
+pub use flow::{
+    DatagramState, LISTENER_PLACES, LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, SocketState, role, slot,
+    udp,
+};
 pub use pod::{Counters, PodConfig, PodKey, flag};
 pub use reason::Reason;
 pub use rule::{Rule, RuleKey, TrieKey, bit, kind};

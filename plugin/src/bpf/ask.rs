@@ -37,7 +37,8 @@ pub fn has_listened(layout: &Layout, cookie: PodKey) -> Outcome<bool> {
     Ok(found.is_some())
 }
 
-/// The listeners of the pod's proxy that the programs know. The kernel forgets one that is closed.
+/// The listeners that the programs know: the pod's proxy's, and before it those of others ([`ListenerKey::is_proxys`]). The kernel
+/// forgets one that is closed.
 pub fn listeners(layout: &Layout, cookie: PodKey) -> Outcome<Vec<ListenerKey>> {
     Ok(every_listener(layout)?.remove(&cookie).unwrap_or_default())
 }

@@ -18,12 +18,13 @@ pub static BYTES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shunt.bpf.o"
 pub const HASH: &str = env!("SHUNT_OBJECT_HASH");
 
 /// The maps that a pod's own program uses.
-const LOOKUP_MAPS: [&str; 8] = [
+const LOOKUP_MAPS: [&str; 9] = [
     names::PODS,
     names::RULES,
     names::COUNTERS,
     names::LISTENERS,
     names::PAIRS,
+    names::SEEN,
     names::TRACE,
     names::NOTES,
     names::TELLERS,

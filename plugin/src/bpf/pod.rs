@@ -11,7 +11,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues, SockHash};
 use aya_obj::generated::bpf_attach_type;
 use shunt_abi::{
-    Counters, LISTENERS_PER_SLOT, ListenerKey, PodConfig, PodKey, Reason, Rule, RuleKey, TrieKey, names, slot,
+    Counters, LISTENER_PLACES, ListenerKey, PodConfig, PodKey, Reason, Rule, RuleKey, TrieKey, names, slot,
 };
 
 use super::pins::{Layout, remove_tree};
@@ -269,7 +269,7 @@ impl PodPins<'_> {
         let mut listeners: SockHash<MapData, ListenerKey> =
             SockHash::try_from(open(self.layout, names::LISTENERS)?).tried(|| "use the map of listeners")?;
         for slot in [slot::OUTBOUND, slot::INBOUND, slot::DNS] {
-            for index in 0..LISTENERS_PER_SLOT {
+            for index in 0..LISTENER_PLACES {
                 gone(listeners.remove(&ListenerKey { pod: self.cookie, slot, index }))
                     .tried(|| "remove a listener of the pod's proxy")?;
             }

@@ -204,7 +204,9 @@ pub(super) fn proxy(attached: &Attached, kernel: Option<&Kernel>) -> Listening {
     let open: Vec<Socket>;
     let is_open: &dyn Fn(Side) -> bool = match (&record.receipt, kernel) {
         (Receipt::Ebpf { .. }, None) => return Listening::Unknown,
-        (_, Some(kernel)) => &|side| kernel.listeners.iter().any(|known| known.slot == side.slot),
+        (_, Some(kernel)) => {
+            &|side| kernel.listeners.iter().any(|known| known.is_proxys() && known.slot == side.slot)
+        }
         (Receipt::Iptables { .. }, None) => match listening(netns) {
             Ok(found) => {
                 open = found;

@@ -33,6 +33,15 @@ pub(super) static SETUID: Difference = Difference {
           one, which the app cannot change by running a setuid program.",
 };
 
+pub(super) static IN_ITS_PLACE: Difference = Difference {
+    title: "Listeners of others on the proxy's ports",
+    ebpf: "What arrives is refused. What leaves goes to whoever listens on the outbound port until the proxy has, and from then on \
+           to the proxy alone.",
+    iptables: "Whoever listens on the proxy's ports gets what is captured.",
+    why: "A rule has a number; a program knows whose socket it is. Linkerd's validator is neither the proxy nor its user, \
+          listens on the outbound port before the proxy does, and has to meet itself.",
+};
+
 pub(super) static LOOPBACK_LISTENER: Difference = Difference {
     title: "Inbound listeners on the loopback address only",
     ebpf: "What arrives is given to the proxy's inbound listener wherever it is bound, 127.0.0.1 and `::1` too.",

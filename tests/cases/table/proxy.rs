@@ -1,6 +1,6 @@
 //! How the proxy listens, and what happens without it.
 
-use super::differences::{AFTER_DEL, BEFORE_PROXY, LENGTH, LOOPBACK_LISTENER};
+use super::differences::{AFTER_DEL, BEFORE_PROXY, IN_ITS_PLACE, LENGTH, LOOPBACK_LISTENER};
 use super::plays;
 use crate::case::{Backend, Case, Family, From, To, V4, V6, WIRE, Who, case};
 use crate::scene::{EVERYWHERE, Group, PLAIN, Proxy};
@@ -29,6 +29,12 @@ pub(super) const GROUPS: &[Group] = &[
         id: "proxy on IPv6 alone",
         cases: FOR_V6,
         proxy: Proxy { ips: &["[::]"], ..EVERYWHERE },
+        ..PLAIN
+    },
+    Group {
+        id: "somebody else where the proxy will be",
+        cases: IN_PLACE,
+        proxy: Proxy { uid: 65534, ..EVERYWHERE },
         ..PLAIN
     },
     Group { id: "life", cases: LIFE, app: false, ..PLAIN },
@@ -74,6 +80,16 @@ const BOTH: &[Case] = &[
         .over(WIRE)
         .plays(plays::levels)
         .gets("0 and 41 as is right"),
+];
+
+/// As Linkerd's validator, which is not the proxy.
+const IN_PLACE: &[Case] = &[
+    case("out to somebody in the proxy's place", "linkerd: validation"),
+    case("in to somebody in the proxy's place", "ebpf 5; DESIGN 5: inbound TCP")
+        .who(Who::Outside)
+        .to(To::Own(8080))
+        .gets("ECONNREFUSED")
+        .but_gets(Backend::Iptables, "inbound", &IN_ITS_PLACE),
 ];
 
 /// The family the proxy does not listen in is refused: it does not go past it.

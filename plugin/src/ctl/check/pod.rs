@@ -146,7 +146,7 @@ fn stranger(side: Side, there: &[Socket], ids: &[u32]) -> Option<Finding> {
 /// Under eBPF: what the programs know counts, wherever it is bound.
 fn known(side: Side, there: &[Socket], ids: &[u32], kernel: &Kernel) -> Vec<Finding> {
     let Side { role, port, slot } = side;
-    if !kernel.listeners.iter().any(|known| known.slot == slot) {
+    if !kernel.listeners.iter().any(|known| known.is_proxys() && known.slot == slot) {
         let before = || {
             Finding::error(
                 "proxy-unknown",

@@ -1,6 +1,6 @@
 //! On a node: what the plugin recorded, what the kernel has.
 
-use shunt_abi::{LISTENERS_PER_SLOT, ListenerKey, PodConfig, Rule, RuleKey, VERSION, slot};
+use shunt_abi::{LISTENER_PLACES, LISTENERS_PER_SLOT, ListenerKey, PodConfig, Rule, RuleKey, VERSION, slot};
 use shunt_api::Backend;
 
 use super::super::Directories;
@@ -297,7 +297,9 @@ impl Kernel {
         let both =
             [("outbound", slot::OUTBOUND, plan.outbound_port), ("inbound", slot::INBOUND, plan.inbound_port)];
         for (role, slot, port) in both.into_iter().chain(dns) {
-            let known = |programs: &Programs| programs.listeners.iter().any(|known| known.slot == slot);
+            let known = |programs: &Programs| {
+                programs.listeners.iter().any(|known| known.is_proxys() && known.slot == slot)
+            };
             let open = if role == "dns" {
                 self.is_open(true, port).zip(self.is_open(false, port)).map(|(udp, tcp)| udp || tcp)
             } else {
@@ -351,10 +353,13 @@ impl Kernel {
                 _ => Listens::Yes,
             };
         };
-        // The second half are sockets of IPv6, which may take IPv4 too.
-        let takes =
-            |known: &&ListenerKey| known.slot == slot && (v4 || known.index >= LISTENERS_PER_SLOT / 2);
-        if programs.listeners.iter().any(|known| takes(&known)) {
+        // The second half are sockets of IPv6, which may take IPv4 too. Others than the proxy count until it has been there.
+        let takes = |known: &ListenerKey| {
+            let first_of_v6 =
+                if known.is_proxys() { LISTENERS_PER_SLOT / 2 } else { LISTENER_PLACES.saturating_sub(1) };
+            known.slot == slot && (v4 || known.index >= first_of_v6) && (known.is_proxys() || !programs.seen)
+        };
+        if programs.listeners.iter().any(takes) {
             Listens::Yes
         } else if open == Some(true) {
             Listens::No(format!(
