@@ -4,11 +4,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 summary=()
-rm -f target/test.count target/cases.txt
+rm -f target/test.count target/{cases,envoy}.txt
 finish() {
     echo
     printf '%s\n' "${summary[@]}"
-    if [ -f target/cases.txt ]; then tail -n 1 target/cases.txt; fi
+    for table in target/{cases,envoy}.txt; do
+        if [ -f "$table" ]; then tail -n 1 "$table"; fi
+    done
     if [ -f target/test.count ]; then cat target/test.count; fi
 }
 for stage in "$@"; do

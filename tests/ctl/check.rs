@@ -8,11 +8,11 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use shunt_tests::ask::Serve;
+use shunt_tests::host::Host;
 use shunt_tests::net::Shape;
 use shunt_tests::node::{APP, Node};
 use shunt_tests::process::Server;
 
-use crate::host::Host;
 use crate::mesh::{Mesh, SERVICE4, captured, everywhere, only, proxy_at};
 use crate::vanish;
 

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use shunt_tests::bin;
+use shunt_tests::host::Host;
 
-use crate::host::Host;
 use crate::mesh::Mesh;
 
 /// Nothing that begins so may come out.

@@ -13,7 +13,6 @@ mod backend;
 mod check;
 mod dump;
 mod explain;
-mod host;
 #[path = "../robust/kernel.rs"]
 #[expect(dead_code, reason = "made for another suite, which needs more of it")]
 mod kernel;
@@ -29,16 +28,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use shunt_tests::bin;
+use shunt_tests::host::Said;
 use shunt_tests::node::{Node, Pod};
 use shunt_tests::schema;
-
-/// What a command said.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: i32,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
 
 /// The pod's namespace goes without a DEL; the kernel takes a moment for it.
 #[track_caller]

@@ -5,10 +5,10 @@ use std::process::Stdio;
 use std::{fs, io};
 
 use serde_json::json;
+use shunt_tests::host::Host;
 use shunt_tests::net::Shape;
 
 use crate::explain::{Sleeper, field};
-use crate::host::Host;
 use crate::mesh::{Mesh, SERVICE4};
 use crate::{command, ctl, ctl_json, said};
 

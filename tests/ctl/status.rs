@@ -6,11 +6,11 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use shunt_tests::host::Host;
 use shunt_tests::net::Shape;
 use shunt_tests::node::Node;
 
 use crate::explain::field;
-use crate::host::Host;
 use crate::mesh::Mesh;
 use crate::{ctl, ctl_json, vanish};
 

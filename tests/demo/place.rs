@@ -4,17 +4,14 @@
 //! program. So no code of ours runs between fork and exec.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
+use shunt_tests::program;
 
 use crate::outcome::{Doing as _, Outcome};
 use crate::site::Site;
@@ -53,11 +50,10 @@ pub(crate) fn enter(place: &str, job: &[&str]) -> Outcome<bool> {
     let namespace = File::open(&place.netns).doing(format_args!("open {}", place.netns.display()))?;
     setns(namespace, CloneFlags::CLONE_NEWNET).doing(format_args!("enter {}", place.netns.display()))?;
     if let Some(var_lib) = &place.var_lib {
-        hide_var_lib(var_lib).doing("put something else at /var/lib")?;
+        program::hide(Path::new("/var/lib"), var_lib).doing("put something else at /var/lib")?;
     }
-    // A program in somebody's home is not for other uids to find by its path; opened while we are root, it is.
     let program = match job {
-        ["exec", program, ..] => Some(open_program(Path::new(program))?),
+        ["exec", path, ..] => Some(program::open(Path::new(path)).doing(format_args!("open {path}"))?),
         _ => None,
     };
     let id = (Uid::from_raw(place.id), Gid::from_raw(place.id));
@@ -71,29 +67,10 @@ pub(crate) fn enter(place: &str, job: &[&str]) -> Outcome<bool> {
     SigSet::all().thread_unblock().doing("unblock signals")?;
     match (program, job) {
         (Some(program), ["exec", name, arguments @ ..]) => {
-            let path = format!("/proc/self/fd/{}", program.as_raw_fd());
-            Err(format!("{name}: {}", Command::new(path).arg0(name).args(arguments).exec()))
+            Err(format!("{name}: {}", program::become_it(&program, name, arguments)))
         }
         (None, ["serve", address]) => web::serve(address).map(|()| true),
         (None, ["get", address]) => web::get(address).map(|()| true),
         (_, job) => Err(format!("no such job: {job:?}")),
     }
-}
-
-/// In a mount namespace of its own, and only there.
-fn hide_var_lib(with: &Path) -> nix::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    match mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>) {
-        // In a chroot `/` is no mount point, and there is nothing to detach from.
-        Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
-        Err(error) => return Err(error),
-    }
-    mount(Some(with), "/var/lib", None::<&str>, MsFlags::MS_BIND, None::<&str>)
-}
-
-/// Opens a program so that it stays open over exec.
-fn open_program(path: &Path) -> Outcome<File> {
-    let program = File::open(path).doing(format_args!("open {}", path.display()))?;
-    fcntl(&program, FcntlArg::F_SETFD(FdFlag::empty())).doing("keep a file open")?;
-    Ok(program)
 }

@@ -4,6 +4,7 @@
 
 #![expect(
     clippy::expect_used,
+    clippy::panic,
     clippy::print_stdout,
     reason = "talks to the test over stdout, and a probe that cannot do its job must end loudly"
 )]
@@ -15,10 +16,12 @@ mod place;
 mod serve;
 mod socket;
 mod udp;
+mod validate;
 
 use std::process::ExitCode;
 
 use shunt_tests::ask::{Dial, Place};
+use shunt_tests::program::{self, Become};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -27,7 +30,15 @@ fn main() -> ExitCode {
     let place: Place = serde_json::from_str(&place).expect("a place");
     place::die_with_parent();
     place::raise_file_limit();
+    let program = (job == "become").then(|| {
+        let becoming: Become = serde_json::from_str(&orders).expect("a program's orders");
+        (program::prepare(&becoming).expect("root may open it"), becoming)
+    });
     place::enter(&place);
+    if let Some((program, becoming)) = program {
+        let name = becoming.program.display().to_string();
+        panic!("{name}: {}", program::become_it(&program, &name, &becoming.arguments));
+    }
     match job.as_str() {
         "serve" => serve::run(&serde_json::from_str(&orders).expect("a server's orders")),
         "accept" => serve::accept(&serde_json::from_str(&orders).expect("a server's orders"), arguments),
@@ -41,6 +52,7 @@ fn main() -> ExitCode {
         "errands" => errands::run(),
         "talk" => dial::talk(&serde_json::from_str(&orders).expect("a client's orders")),
         "many" => many::run(&serde_json::from_str(&orders).expect("a client's orders")),
+        "validate" => validate::run(&serde_json::from_str(&orders).expect("a validator's orders")),
         "cost" => udp::cost(),
         _ => ExitCode::from(2),
     }

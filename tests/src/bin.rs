@@ -17,6 +17,21 @@ pub fn installer() -> PathBuf {
     program("SHUNT_INSTALLER_BIN", "shunt-installer")
 }
 
+/// What `make deps` puts into `target/tools`, or the directory that `SHUNT_TOOLS` names.
+pub fn tool(name: &str) -> PathBuf {
+    let dir = std::env::var_os("SHUNT_TOOLS").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools")),
+        PathBuf::from,
+    );
+    let path = dir.join(name);
+    assert!(
+        path.exists(),
+        "{} is not there: run `make deps`, or name its directory in SHUNT_TOOLS",
+        path.display()
+    );
+    path
+}
+
 fn program(variable: &str, name: &str) -> PathBuf {
     let path = std::env::var_os(variable).map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release")).join(name),

@@ -6,22 +6,35 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use shunt_tests::bin;
-use shunt_tests::node::Node;
-use shunt_tests::schema;
 
-use crate::Said;
+use crate::node::Node;
+use crate::{bin, schema};
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Said {
+    /// Its exit code; -1 when a signal ended it.
+    pub code: i32,
+    /// What it said.
+    pub out: String,
+    /// What it said on standard error.
+    pub err: String,
+}
 
 /// The directories.
-pub(crate) struct Host {
-    pub(crate) lists: PathBuf,
-    pub(crate) plugins_at: PathBuf,
-    pub(crate) namespaces: PathBuf,
+#[derive(Debug)]
+pub struct Host {
+    /// Where the runtime's lists are.
+    pub lists: PathBuf,
+    /// Where its plugins are.
+    pub plugins_at: PathBuf,
+    /// Where namespaces have names.
+    pub namespaces: PathBuf,
 }
 
 impl Host {
     /// With a list that has our entry, last, and the plugin.
-    pub(crate) fn new(node: &Node) -> Self {
+    pub fn new(node: &Node) -> Self {
         let place = |name: &str| {
             let path = node.directory().join(name);
             fs::create_dir_all(&path).expect("a directory");
@@ -34,7 +47,7 @@ impl Host {
     }
 
     /// The primary's plugin and ours.
-    pub(crate) fn plugins() -> Value {
+    pub fn plugins() -> Value {
         let capabilities = json!({"io.kubernetes.cri.pod-annotations": true, "cgroupPath": true});
         let redirect = json!({"outboundPort": 15001, "inboundPort": 15006, "proxyUids": [1337]});
         json!([
@@ -44,13 +57,13 @@ impl Host {
     }
 
     /// Writes a list.
-    pub(crate) fn list(&self, name: &str, plugins: &Value) {
+    pub fn list(&self, name: &str, plugins: &Value) {
         let text = json!({"name": "pods", "cniVersion": "1.0.0", "plugins": plugins}).to_string();
         fs::write(self.lists.join(name), text).expect("a list");
     }
 
     /// Runs a command that looks at lists.
-    pub(crate) fn ctl(&self, node: &Node, words: &[&str]) -> Said {
+    pub fn ctl(&self, node: &Node, words: &[&str]) -> Said {
         let state = node.directory().join("state");
         let mut command = Command::new(bin::shuntctl());
         command.args(words).arg("--state-dir").arg(state).arg("--bpf-dir").arg(node.bpf_dir());
@@ -69,7 +82,7 @@ impl Host {
 
     /// The same as JSON, which must be as its schema says.
     #[track_caller]
-    pub(crate) fn ctl_json(&self, node: &Node, words: &[&str]) -> (i32, Value) {
+    pub fn ctl_json(&self, node: &Node, words: &[&str]) -> (i32, Value) {
         let format: &[&str] = if words[0] == "dump" { &[] } else { &["--output", "json"] };
         let said = self.ctl(node, &[words, format].concat());
         let value: Value =

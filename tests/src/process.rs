@@ -5,37 +5,51 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::ask::{Dial, Greeting, Place, Serve, Sum, Try};
 use crate::bin;
+use crate::program::Become;
 
-/// A helper process; killed on drop.
+/// A helper process that is spoken with in lines; killed on drop.
 #[derive(Debug)]
-pub(crate) struct Helper {
+pub struct Helper {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
 }
 
+/// The probe, with a job at a place.
+fn command(place: &Place, job: &str, orders: &impl serde::Serialize) -> Command {
+    let text = |value: serde_json::Result<String>| value.expect("orders are plain data");
+    let mut command = Command::new(bin::probe());
+    command.args([job, &text(serde_json::to_string(place)), &text(serde_json::to_string(orders))]);
+    command
+}
+
+/// What becomes another program at a place.
+pub fn becoming(place: &Place, program: &Become) -> Command {
+    command(place, "become", program)
+}
+
 impl Helper {
     pub(crate) fn start(place: &Place, job: &str, orders: &impl serde::Serialize) -> Self {
-        let text = |value: serde_json::Result<String>| value.expect("orders are plain data");
-        let mut child = Command::new(bin::probe())
-            .args([job, &text(serde_json::to_string(place)), &text(serde_json::to_string(orders))])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the probe can be run");
+        Self::of(&mut command(place, job, orders))
+    }
+
+    /// A program that says lines and hears them.
+    pub fn of(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it can be run");
         let stdin = child.stdin.take();
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         Self { child, stdin, stdout }
     }
 
     /// The next line it prints; none when it has ended.
-    pub(crate) fn line(&mut self) -> Option<String> {
+    pub fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         let read = self.stdout.read_line(&mut line).expect("the probe prints text");
         (read > 0).then(|| line.trim_end().to_owned())
     }
 
-    pub(crate) fn say(&mut self, word: &str) {
+    /// Says a line to it.
+    pub fn say(&mut self, word: &str) {
         let stdin = self.stdin.as_mut().expect("open until the end");
         // In one write: the probe takes each read for a word.
         stdin.write_all(format!("{word}\n").as_bytes()).expect("the probe is listening");
