@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use shunt_tests::envoy::Access;
 
-use crate::peers::{NAME, Seen, port};
+use crate::peers::{NAME, Talked, port};
 use crate::proxy::Envoy;
 
 /// Which way.
@@ -47,7 +47,7 @@ pub(crate) struct Hop {
 }
 
 /// What is wrong with a talk that came this way; nothing is.
-pub(crate) fn judge(seen: &Seen, hops: &[Hop], envoys: &mut [Envoy]) -> Result<(), String> {
+pub(crate) fn judge(seen: &Talked, hops: &[Hop], envoys: &mut [Envoy]) -> Result<(), String> {
     if let Some(error) = &seen.error {
         return Err(error.clone());
     }

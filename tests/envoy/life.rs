@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::peers::{Came, Steady};
-use crate::proxy::PATIENCE;
+use crate::peers::{Steady, Tally};
+use crate::proxy::{Envoy, PATIENCE};
 use crate::report;
 use crate::scene::{SERVICE, Scene, ip};
 use crate::witness::Witness;
@@ -27,13 +27,13 @@ impl Traffic {
         Self { out, into }
     }
 
-    fn both(&mut self) -> [Came; 2] {
+    fn both(&mut self) -> [Tally; 2] {
         [self.out.came(), self.into.came()]
     }
 
     /// Waits for many more of something, both ways.
     #[track_caller]
-    fn wait_for(&mut self, what: &str, of: impl Fn(&Came) -> u64) {
+    fn wait_for(&mut self, what: &str, of: impl Fn(&Tally) -> u64) {
         let start = self.both().each_ref().map(&of);
         let end = Instant::now() + PATIENCE;
         loop {
@@ -61,7 +61,7 @@ impl Traffic {
 
     fn counts(&mut self) -> Counts {
         let mut all = Counts::new();
-        for Came { came, kept, .. } in self.both() {
+        for Tally { came, kept, .. } in self.both() {
             let kept = kept.into_iter().filter(|(how, _)| how != WORDS);
             let kept = kept.map(|(how, count)| (format!("kept: {how}"), count));
             for (outcome, count) in came.into_iter().chain(kept) {
@@ -134,7 +134,7 @@ fn life(backend: &'static str) {
     traffic.goes_on();
     told(&mut traffic, "listeners removed, and added");
 
-    envoy.admin(pod, "/drain_listeners");
+    Envoy::admin(pod, "/drain_listeners");
     envoy.wait_listening(pod, false);
     traffic.is_refused();
     envoy.restart(pod);
@@ -143,7 +143,7 @@ fn life(backend: &'static str) {
 
     let [out, into] = traffic.both();
     assert_eq!(witness.bare(), 0, "{backend}: connections left the pod bare");
-    let seen = |came: &Came| came.seen.keys().cloned().collect::<Vec<_>>();
+    let seen = |came: &Tally| came.seen.keys().cloned().collect::<Vec<_>>();
     let [own4, own6] = [pod.ip(false).to_string(), format!("[{}]", pod.ip(true))];
     assert_eq!(seen(&out), [own4, own6], "{backend}: the world saw others");
     assert_eq!(seen(&into), ["127.0.0.6", "[::6]"], "{backend}: the app saw others than the proxy");

@@ -34,7 +34,7 @@ pub(crate) const NAME: &str = "shop.example";
 
 /// What both ends saw of a talk.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Seen {
+pub(crate) struct Talked {
     pub(crate) talk: String,
     /// What its requests carry as `x-talk`.
     pub(crate) id: String,
@@ -49,7 +49,7 @@ pub(crate) struct Seen {
 
 /// How steady traffic came out.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub(crate) struct Came {
+pub(crate) struct Tally {
     /// Connections by outcome: `ok`, or the step that failed and how.
     pub(crate) came: BTreeMap<String, u64>,
     /// Addresses that the server saw.
@@ -134,7 +134,7 @@ impl Client {
     }
 
     /// Has these talks with a host, one after the other.
-    pub(crate) fn talk(&mut self, host: IpAddr, talks: &[&str]) -> Vec<Seen> {
+    pub(crate) fn talk(&mut self, host: IpAddr, talks: &[&str]) -> Vec<Talked> {
         self.number += 1;
         self.helper.say(&json!({ "host": host, "talks": talks, "number": self.number }).to_string());
         let line = self.helper.line().unwrap_or_else(|| panic!("the client died: {talks:?}"));
@@ -154,7 +154,7 @@ impl Steady {
     }
 
     /// How they came out so far.
-    pub(crate) fn came(&mut self) -> Came {
+    pub(crate) fn came(&mut self) -> Tally {
         self.helper.say("so far");
         let line = self.helper.line().expect("it goes on");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))

@@ -18,7 +18,7 @@ use shunt_tests::program::Become;
 use crate::istio::{self, ADMIN_PORT, Sidecar};
 
 /// How long anything is waited for. A busy machine takes its time; what takes all of it has hung.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A pod's sidecar: its files, and the processes that play it one after the other.
 pub(crate) struct Envoy {
@@ -179,7 +179,7 @@ impl Envoy {
     }
 
     /// Asks it to do something; says what it answered.
-    pub(crate) fn admin(&self, pod: &Pod, path: &str) -> String {
+    pub(crate) fn admin(pod: &Pod, path: &str) -> String {
         pod.netns.enter(|| {
             let mut admin = TcpStream::connect((Ipv4Addr::LOCALHOST, ADMIN_PORT)).expect("its admin listens");
             admin.set_read_timeout(Some(PATIENCE)).expect("a timeout");

@@ -24,7 +24,7 @@ pub(crate) struct Scene {
     pub(crate) certificate: Certificate,
     pub(crate) pods: [Pod; 2],
     pub(crate) world: World,
-    pub(crate) node: Node,
+    _node: Node,
 }
 
 impl Scene {
@@ -40,7 +40,7 @@ impl Scene {
         let envoys = pods.each_ref().map(|pod| Envoy::start(&node, pod, true));
         let [a, b] = &pods;
         let servers = [world.place(), a.app(), b.app()].map(|place| Servers::start(&place, &certificate));
-        Self { envoys, _servers: servers, certificate, pods, world, node }
+        Self { envoys, _servers: servers, certificate, pods, world, _node: node }
     }
 }
 

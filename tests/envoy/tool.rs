@@ -54,15 +54,15 @@ fn the_node_tool_tells_the_truth_about_a_real_proxy() {
         assert_eq!(verdicts(&host, &node, &pod), ["refused"; 4], "{backend}: it has not started");
 
         let mut envoy = Envoy::start(&node, &pod, true);
-        let none: [&str; 0] = [];
-        assert_eq!(faults(&host, &node, &pod), none, "{backend}: it runs");
+        let nothing: [&str; 0] = [];
+        assert_eq!(faults(&host, &node, &pod), nothing, "{backend}: it runs");
         assert_eq!(verdicts(&host, &node, &pod), ["captured"; 4], "{backend}: it runs");
 
         // While two epochs of it run, and when one has gone.
         envoy.hot_restart(&pod, 3);
-        assert_eq!(faults(&host, &node, &pod), none, "{backend}: it restarts");
+        assert_eq!(faults(&host, &node, &pod), nothing, "{backend}: it restarts");
         envoy.wait_alone();
-        assert_eq!(faults(&host, &node, &pod), none, "{backend}: it has restarted");
+        assert_eq!(faults(&host, &node, &pod), nothing, "{backend}: it has restarted");
         assert_eq!(verdicts(&host, &node, &pod), ["captured"; 4], "{backend}: it has restarted");
 
         envoy.kill();

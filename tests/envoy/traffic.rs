@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::hops::{Hop, Way, judge};
 use crate::istio::OWN_SERVICE;
-use crate::peers::{Client, Seen};
+use crate::peers::{Client, Talked};
 use crate::report::{self, Row};
 use crate::scene::{SERVICE, Scene, ip};
 use crate::witness::Witness;
@@ -90,7 +90,7 @@ fn every_protocol(backend: &'static str) {
 }
 
 /// Nobody else answers: the world has no resolver.
-fn answered(seen: &Seen) -> Result<(), String> {
+fn answered(seen: &Talked) -> Result<(), String> {
     seen.error.clone().map_or(Ok(()), Err)
 }
 

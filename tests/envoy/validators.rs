@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde_json::json;
 use shunt_tests::ask::{Place, address};
 use shunt_tests::net::Shape;
-use shunt_tests::node::{Node, Pod};
+use shunt_tests::node::{APP, Node, Pod};
 use shunt_tests::validation::{Sign, Validated, Validation, validate};
 
 /// One mesh's, over one family.
@@ -134,4 +134,16 @@ fn kumas_validation_container_meets_itself() {
 #[test]
 fn linkerds_network_validator_meets_itself() {
     content(&linkerd());
+}
+
+/// Istio's relies on the rule about an app that calls itself, which is about the proxy's user: the app's own loopback is its own.
+#[test]
+fn the_app_on_its_loopback_addresses_meets_nobody() {
+    for backend in ["ebpf", "iptables"] {
+        for mut validator in istio() {
+            validator.id = APP;
+            let (came, _node, _pod) = run(backend, &validator, true);
+            assert_eq!((came.passed, came.met), (false, None), "{backend}: {came:?}");
+        }
+    }
 }
