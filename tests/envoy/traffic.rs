@@ -52,7 +52,7 @@ fn every_protocol_under_iptables() {
 }
 
 fn every_protocol(backend: &'static str) {
-    let mut scene = Scene::on(backend);
+    let scene = Scene::on(backend);
     let [a, b] = scene.pods.each_ref().map(|pod| [pod.ip(false), pod.ip(true)]);
     let mut inside = Client::start(&scene.pods[0].app(), &scene.certificate);
     let mut outside = Client::start(&scene.world.place(), &scene.certificate);
@@ -71,7 +71,7 @@ fn every_protocol(backend: &'static str) {
                     let hops = hops(way, family, to, (a[family], b[family]));
                     let came = match seen.talk.as_str() {
                         "dns" => answered(&seen),
-                        _ => judge(&seen, &hops, &mut scene.envoys),
+                        _ => judge(&seen, &hops, &scene.envoys),
                     };
                     if let Err(why) = &came {
                         failures.push(format!("{}, {}, {name}: {why}", seen.talk, way.name()));

@@ -1,4 +1,4 @@
-"""All servers of a place: serve.py ID CERTIFICATE KEY. Each tells whoever asks which address it saw.
+"""All servers of a place: serve.py CERTIFICATE KEY. Each tells whoever asks which address it saw.
 
 Says `ready` when all listen, and ends with its input.
 """
@@ -20,13 +20,12 @@ import websockets.sync.server
 
 import wire
 
-identity, certificate, key = sys.argv[1:]
+certificate, key = sys.argv[1:]
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(certificate, key)
 # A name for each thread; a handshake runs in the thread of its connection.
 asked = threading.local()
 context.sni_callback = lambda _socket, name, _context: setattr(asked, "name", name)
-wire.become(identity)
 
 
 def listener(port):

@@ -1,4 +1,4 @@
-"""Steady traffic: steady.py ID ADDRESS..., one new connection after the other to each, until the input ends.
+"""Steady traffic: steady.py ADDRESS..., one new connection after the other to each, until the input ends.
 
 On a line of input it says how they came out so far: `{"came": {OUTCOME: COUNT}, "seen": {ADDRESS: COUNT}, "kept": {...}}`. A
 connection that worked is `ok`, any other the step that failed and how; an address is what the server saw. One more connection to
@@ -13,8 +13,7 @@ import threading
 
 import wire
 
-identity, hosts = sys.argv[1], sys.argv[2:]
-wire.become(identity)
+hosts = sys.argv[1:]
 PATIENCE = 10
 PAUSE = 0.004
 

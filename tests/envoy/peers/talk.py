@@ -1,4 +1,4 @@
-"""A client that is told what to do: talk.py ID AUTHORITY, then one order a line on its input, an answer a line on its output.
+"""A client that is told what to do: talk.py AUTHORITY, then one order a line on its input, an answer a line on its output.
 
 An order is `{"host": ADDRESS, "talks": [NAME...], "number": NUMBER}`, no two with the same number; the answer has for each talk
 what both ends saw of it.
@@ -21,9 +21,8 @@ import websockets.sync.client
 
 import wire
 
-identity, authority = sys.argv[1:]
+authority = sys.argv[1]
 context = ssl.create_default_context(cafile=authority)
-wire.become(identity)
 PATIENCE = 30
 MEGABYTES = 64
 

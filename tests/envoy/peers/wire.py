@@ -1,9 +1,7 @@
 """What server and client agree on: ports, addresses as text, and bytes whose hash both sides know."""
 
-import encodings.idna  # noqa: F401, loaded by name, and later than one may
 import hashlib
 import json
-import os
 import random
 import socket
 
@@ -18,14 +16,6 @@ NAME = "shop.example"
 RESOLVED, RESOLVED_TO = "mesh.example", "192.0.2.77"
 
 BLOCK = random.Random(7).randbytes(1 << 20)
-
-
-def become(identity):
-    """Gives up root for this id. Not before all modules are loaded: Python may live in a home that others cannot enter."""
-    identity = int(identity)
-    os.setgroups([])
-    os.setresgid(identity, identity, identity)
-    os.setresuid(identity, identity, identity)
 
 
 def text(address):
