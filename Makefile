@@ -26,7 +26,7 @@ IMAGE ?= localhost/shunt:$(VERSION)
 PLANS ?= 5000
 SEED ?= 1
 
-.PHONY: help deps build kernel image manifests demo demos test lint fmt bench fuzz parity ci clean
+.PHONY: help deps build kernel image manifests demo demos test envoy lint fmt bench fuzz parity ci clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +62,11 @@ demos: build ## the demo for every mesh on both backends, a line each
 test: build ## every test, as root; ends with how many passed and failed
 	@conf/deps.sh --quiet test
 	@conf/test.sh $(LOCKED)
+
+envoy: build ## a real Envoy in the path: every protocol each way, restarts under traffic, the meshes' validators; ends with a table
+	@conf/deps.sh --quiet test
+	@rm -f target/envoy.txt; $(CARGO) test $(LOCKED) -p shunt-tests --test envoy || failed=1; \
+	cat target/envoy.txt; exit $${failed:-0}
 
 lint: ## formatting, clippy for both sides, lints on in every package
 	@conf/deps.sh --quiet build lint

@@ -65,7 +65,7 @@ for thread in threads:
     thread.start()
 print("ready", flush=True)
 for _line in sys.stdin:
-    print(json.dumps({"came": came, "seen": seen, "kept": kept}), flush=True)
+    print(json.dumps({"came": dict(came), "seen": dict(seen), "kept": dict(kept)}), flush=True)
 over.set()
 for thread in threads:
     thread.join()
