@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# test.sh [CARGO OPTION...]: all tests of the workspace, then each traffic case beside each backend, then one line that counts
-# the tests.
+# test.sh [CARGO OPTION...]: all tests of the workspace, then each chain and each traffic case beside each backend, then one line
+# that counts the tests.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 log=target/test.log
 cases=target/cases.txt # written by tests/cases, whether it passed or not
-rm -f "$cases"
+chain=target/chain.txt # written by tests/chain: what passed
+rm -f "$cases" "$chain"
 conf/cargo.sh test --workspace --no-fail-fast "$@" 2>&1 | tee "$log"
 status=${PIPESTATUS[0]}
 
@@ -19,7 +20,9 @@ read -r passed failed skipped < <(awk '/^test result: / {
 # A test program that died on the way counted nothing.
 if [ "$status" != 0 ] && [ "$failed" = 0 ]; then failed=1; fi
 if [ "$passed" = 0 ] || [ "$failed" != 0 ]; then status=1; fi
-if [ -f "$cases" ]; then printf '\n' && cat "$cases"; fi
+for table in "$chain" "$cases"; do
+    if [ -f "$table" ]; then printf '\n' && cat "$table"; fi
+done
 count="$passed passed, $failed failed"
 if [ "$skipped" != 0 ]; then count+=", $skipped skipped"; fi
 echo "$count" >target/test.count # for ci.sh, which says it again at its end

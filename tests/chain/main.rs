@@ -11,12 +11,20 @@
     reason = "a test that cannot be judged must fail"
 )]
 
+mod again;
+mod broken;
+mod collect;
 mod matrix;
+mod multus;
+mod neighbours;
 mod network;
 mod plugins;
+mod primaries;
 mod report;
 mod sandbox;
 mod site;
+mod unwind;
+mod versions;
 
 /// Both backends.
 pub(crate) const BACKENDS: [&str; 2] = ["ebpf", "iptables"];

@@ -21,6 +21,8 @@ pub(crate) struct Network<'a> {
     pub(crate) plugins: Vec<PathBuf>,
     /// DEL and CHECK with the configuration out of the cache, as CRI-O.
     pub(crate) from_cache: bool,
+    /// Programs of the host that cannot be run.
+    pub(crate) without: &'static [&'static str],
     /// Whether the runtime hands capabilities over. Multus does not.
     pub(crate) capabilities: bool,
 }
@@ -65,6 +67,7 @@ impl<'a> Network<'a> {
             cache: site.path("cache"),
             plugins: vec![site.plugins()],
             from_cache: false,
+            without: &[],
             capabilities: true,
         };
         network.write(list);
@@ -88,7 +91,7 @@ impl<'a> Network<'a> {
             "conf": self.file, "plugins": self.plugins, "cache": self.cache, "fromCache": self.from_cache,
         });
         change(&mut order);
-        let done = self.site.run(&tools().join("runtime"), &[verb], &[], &order.to_string());
+        let done = self.site.run(&tools().join("runtime"), &[verb], &[], &order.to_string(), self.without);
         let (stdout, stderr) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
         assert!(done.status.success(), "{verb}: {}: {stdout}{stderr}", done.status);
         serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{verb}: {error}: {stdout}{stderr}"))
@@ -102,6 +105,8 @@ impl<'a> Network<'a> {
             order["args"] = json!(sandbox.arguments());
             if self.capabilities {
                 order["capabilities"] = sandbox.capabilities();
+            } else {
+                order["args"] = json!(sandbox.multus_arguments());
             }
         })
     }
@@ -119,9 +124,14 @@ impl<'a> Network<'a> {
         result
     }
 
+    /// CHECK.
+    pub(crate) fn check_as(&self, sandbox: &Sandbox, interface: &str) -> Said {
+        self.about("check", sandbox, interface)
+    }
+
     /// CHECK of `eth0`.
     pub(crate) fn check(&self, sandbox: &Sandbox) -> Said {
-        self.about("check", sandbox, "eth0")
+        self.check_as(sandbox, "eth0")
     }
 
     /// DEL.
@@ -168,7 +178,8 @@ impl<'a> Network<'a> {
 
     /// A verb through cnitool: how it ended, and everything it said. Its cache is in the site's `/var/lib`.
     pub(crate) fn cnitool(&self, verb: &str, name: &str, sandbox: &Sandbox) -> (bool, String) {
-        let join = |pairs: Vec<[String; 2]>| pairs.iter().map(|pair| pair.join("=")).collect::<Vec<_>>().join(";");
+        let join =
+            |pairs: Vec<[String; 2]>| pairs.iter().map(|pair| pair.join("=")).collect::<Vec<_>>().join(";");
         let paths: Vec<String> = self.plugins.iter().map(|path| path.display().to_string()).collect();
         let environment = [
             ("CNI_PATH", paths.join(":")),
@@ -177,8 +188,9 @@ impl<'a> Network<'a> {
             ("CNI_ARGS", join(sandbox.arguments())),
         ];
         let netns = sandbox.pod.netns.path().display().to_string();
-        let done = self.site.run(&tools().join("cnitool"), &[verb, name, &netns], &environment, "");
-        let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+        let done = self.site.run(&tools().join("cnitool"), &[verb, name, &netns], &environment, "", &[]);
+        let said =
+            String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
         (done.status.success(), said)
     }
 }

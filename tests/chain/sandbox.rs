@@ -37,6 +37,11 @@ impl Sandbox {
         Self { app: None, proxy: None, pod, host_port: 30000 + number, ips: Vec::new(), cookie, lost: false }
     }
 
+    /// What the kernel's programs know it by.
+    pub(crate) const fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
     /// What the runtime says of its namespace.
     pub(crate) fn netns(&self) -> String {
         if self.lost { String::new() } else { self.pod.netns.path().display().to_string() }
@@ -50,6 +55,14 @@ impl Sandbox {
             [name.to_owned(), value.to_owned()]
         };
         text.split(';').map(pair).collect()
+    }
+
+    /// `CNI_ARGS` as Multus writes them for a delegate.
+    pub(crate) fn multus_arguments(&self) -> Vec<[String; 2]> {
+        let mut arguments = self.arguments();
+        arguments.retain(|[name, _]| name != "IgnoreUnknown");
+        arguments.insert(0, ["IgnoreUnknown".to_owned(), "true".to_owned()]);
+        arguments
     }
 
     /// What containerd would hand over, in its spelling.
@@ -71,7 +84,9 @@ impl Sandbox {
         let named = result["interfaces"].as_array().unwrap_or(&empty);
         let index = named
             .iter()
-            .position(|one| one["name"] == interface && one["sandbox"].as_str().is_some_and(|at| !at.is_empty()))
+            .position(|one| {
+                one["name"] == interface && one["sandbox"].as_str().is_some_and(|at| !at.is_empty())
+            })
             .unwrap_or_else(|| panic!("no {interface} in {result}"));
         let ips = result["ips"].as_array().unwrap_or(&empty);
         self.ips = ips
@@ -88,7 +103,9 @@ impl Sandbox {
         let serve = |listeners: &[(&str, u16)]| {
             let sockets: Vec<(&str, String)> = listeners
                 .iter()
-                .flat_map(|(name, port)| [(*name, format!("0.0.0.0:{port}")), (*name, format!("[::]:{port}"))])
+                .flat_map(|(name, port)| {
+                    [(*name, format!("0.0.0.0:{port}")), (*name, format!("[::]:{port}"))]
+                })
                 .collect();
             Serve::at(sockets.iter().map(|(name, at)| (*name, at.as_str())))
         };
@@ -146,7 +163,8 @@ impl Sandbox {
     #[track_caller]
     pub(crate) fn host_port_leads_to(&self, site: &Site, by: &str) {
         for ip in &self.ips {
-            let node: IpAddr = if ip.is_ipv6() { HOST_V6.parse().expect("an address") } else { HOST_V4.into() };
+            let node: IpAddr =
+                if ip.is_ipv6() { HOST_V6.parse().expect("an address") } else { HOST_V4.into() };
             let dial = Dial::to([at(node, self.host_port)]);
             for seen in process::dial(&site.world.place(), &dial) {
                 told(&seen, by, SocketAddr::new(*ip, APP_PORT));
@@ -157,10 +175,21 @@ impl Sandbox {
     /// Nobody answers at its port of the node.
     #[track_caller]
     pub(crate) fn host_port_is_closed(&self, site: &Site) {
-        let dial = Dial::to([at(HOST_V4, self.host_port), at(HOST_V6.parse::<IpAddr>().expect("an address"), self.host_port)]);
+        let dial = Dial::to([
+            at(HOST_V4, self.host_port),
+            at(HOST_V6.parse::<IpAddr>().expect("an address"), self.host_port),
+        ]);
         for seen in process::dial(&site.world.place(), &dial) {
             assert_eq!(seen.outcome(), "ECONNREFUSED", "{seen:?}");
         }
+    }
+
+    /// The namespace goes without a DEL, and the runtime knows its path no more. The kernel takes it apart a moment after its
+    /// last reference, which may be somebody's copy of the test's mounts; nothing here waits for that.
+    pub(crate) fn vanish(&mut self) {
+        self.stop();
+        self.pod.netns.vanish();
+        self.lost = true;
     }
 
     /// Everything our plugin has of it: records, pins, map entries, rules, settings of its namespace.

@@ -20,6 +20,9 @@ use shunt_tests::{bin, need};
 use crate::network::Network;
 use crate::sandbox::Sandbox;
 
+/// Where a runtime finds its host's tools.
+pub(crate) const USUAL_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What lies at `/var/lib` and `/run` of the machine is not for the plugins of a test.
 const HIDDEN: [&str; 2] = ["/var/lib", "/run"];
 
@@ -51,10 +54,8 @@ impl Site {
             netns.set("ipv4/ip_forward", "1");
             netns.set("ipv6/conf/all/forwarding", "1");
         }
-        world.netns().ip(
-            "route add 10.244.0.0/16 via 10.77.0.2\nroute add fd44::/16 via fd77::2\n\
-             route add 10.88.0.0/16 via 10.77.0.2\n",
-        );
+        world.netns().ip("route add 10.244.0.0/16 via 10.77.0.2\nroute add fd44::/16 via fd77::2\n\
+             route add 10.88.0.0/16 via 10.77.0.2\n");
         for dir in ["var-lib", "run", "net.d", "bin", "cache"] {
             fs::create_dir_all(node.directory().join(dir)).expect("own directory");
         }
@@ -75,8 +76,18 @@ impl Site {
     /// The directory of the plugins: what `make deps` built, ours, and the one that writes down its calls.
     fn install_plugins(&self) {
         let tools = tools();
-        for name in ["bridge", "host-local", "ptp", "macvlan", "portmap", "tuning", "bandwidth", "firewall", "sbr", "vrf"]
-        {
+        for name in [
+            "bridge",
+            "host-local",
+            "ptp",
+            "macvlan",
+            "portmap",
+            "tuning",
+            "bandwidth",
+            "firewall",
+            "sbr",
+            "vrf",
+        ] {
             self.link(&tools.join(name), name);
         }
         self.link(&bin::shunt(), "shunt");
@@ -133,24 +144,35 @@ impl Site {
     }
 
     /// Runs a program as the node's runtime runs: in the node's network, with its own `/var/lib` and `/run`. It is ended if it
-    /// takes minutes.
-    pub(crate) fn run(&self, program: &Path, arguments: &[&str], environment: &[(&str, String)], stdin: &str) -> Output {
+    /// takes minutes. Nobody in there can run the programs `without`.
+    pub(crate) fn run(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(&str, String)],
+        stdin: &str,
+        without: &[&str],
+    ) -> Output {
         let input = self.path(&format!("input{}", self.number()));
         fs::write(&input, stdin).expect("own file");
         let dirs = [self.path("var-lib"), self.path("run")];
-        let mut command = Command::new("timeout");
+        let mut command = Command::new("/usr/bin/timeout");
         command
             .args(["-k", "5", "120"])
             .arg(program)
             .args(arguments)
             .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", USUAL_PATH)
             .envs(environment.iter().map(|(name, value)| (*name, value)))
             .stdin(Stdio::from(fs::File::open(&input).expect("own file")));
         let done = self.host.netns.enter(move || {
             with_own_mounts(move || {
                 for (dir, at) in dirs.iter().zip(HIDDEN) {
                     mount(Some(dir), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("as root");
+                }
+                for at in without {
+                    mount(Some("/dev/null"), *at, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                        .unwrap_or_else(|error| panic!("{at}: {error}"));
                 }
                 command.output().expect("`timeout` is there")
             })
@@ -172,7 +194,8 @@ impl Site {
             // Portmap's chain of an attachment, firewall's and sbr's rules name an address of a pod.
             let about_pods = |line: &&str| {
                 line.contains("CNI-DN-")
-                    || (line.starts_with("-A") && (line.contains("10.244.") || line.contains("10.78.") || line.contains("fd44:")))
+                    || (line.starts_with("-A")
+                        && (line.contains("10.244.") || line.contains("10.78.") || line.contains("fd44:")))
             };
             found.extend(rules.lines().filter(about_pods).map(|line| format!("{tool}: {line}")));
         }
@@ -209,10 +232,8 @@ impl Site {
 
 /// Where `make deps` links the tools: `SHUNT_TOOLS`, else in the workspace.
 pub(crate) fn tools() -> PathBuf {
-    std::env::var_os("SHUNT_TOOLS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools"),
-        PathBuf::from,
-    )
+    std::env::var_os("SHUNT_TOOLS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools"), PathBuf::from)
 }
 
 /// The node's address on its uplink.
@@ -223,4 +244,16 @@ pub(crate) const HOST_V6: &str = "fd77::2";
 /// Where host-local keeps its addresses.
 pub(crate) fn addresses(site: &Site) -> Value {
     json!(site.path("addresses"))
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
+    for _round in 0..6000 {
+        if so() {
+            return;
+        }
+        let _waited = nix::poll::poll(&mut [], 10_u8);
+    }
+    panic!("never: {what}");
 }

@@ -14,9 +14,6 @@ mod check;
 mod dump;
 mod explain;
 mod host;
-#[path = "../robust/kernel.rs"]
-#[expect(dead_code, reason = "made for another suite, which needs more of it")]
-mod kernel;
 #[path = "../netns/mesh.rs"]
 #[expect(dead_code, reason = "made for another suite, which needs more of it")]
 mod mesh;
