@@ -24,7 +24,7 @@ enum Side {
 struct Job {
     version: &'static str,
     main: Main,
-    side: Side,
+    stand: Side,
     backend: &'static str,
 }
 
@@ -33,8 +33,8 @@ fn each_version_after_each_main_plugin_with_neighbours_on_either_side() {
     let mut jobs = Vec::new();
     for version in VERSIONS {
         for main in Main::ALL {
-            for side in [Side::Before, Side::After] {
-                jobs.extend(BACKENDS.map(|backend| Job { version, main, side, backend }));
+            for stand in [Side::Before, Side::After] {
+                jobs.extend(BACKENDS.map(|backend| Job { version, main, stand, backend }));
             }
         }
     }
@@ -55,13 +55,13 @@ fn each_version_after_each_main_plugin_with_neighbours_on_either_side() {
     });
 }
 
-fn run(Job { version, main, side, backend }: Job) {
+fn run(Job { version, main, stand, backend }: Job) {
     let site = Site::new(backend);
     let neighbours = main.neighbours();
     let names: Vec<String> =
         neighbours.iter().map(|one| one["type"].as_str().unwrap_or_default().to_owned()).collect();
     let us = [recorder(&site, "before"), site.entry(), recorder(&site, "after")];
-    let chain: Vec<Value> = match side {
+    let chain: Vec<Value> = match stand {
         Side::Before => [vec![main.entry(&site)], neighbours, us.to_vec()].concat(),
         Side::After => [vec![main.entry(&site)], us.to_vec(), neighbours].concat(),
     };
@@ -72,7 +72,7 @@ fn run(Job { version, main, side, backend }: Job) {
     let result = network.add(&mut sandbox);
     assert_eq!(result["cniVersion"], version);
     network.add(&mut plain);
-    passed_through(&site, &sandbox, side, &result);
+    passed_through(&site, &sandbox, stand, &result);
     alive(&site, &network, version, &mut sandbox, &mut plain);
     neighbours_work(&site, &sandbox, &names);
 
@@ -87,7 +87,7 @@ fn run(Job { version, main, side, backend }: Job) {
     sandbox.left_nothing(&site);
     sandbox.host_port_is_closed(&site);
 
-    let place = if side == Side::Before { "before us" } else { "after us" };
+    let place = if stand == Side::Before { "before us" } else { "after us" };
     held(&format!("{version}  {:<8} {} {place}", main.name(), names.join(" ")), backend, "ok");
 }
 
@@ -116,7 +116,7 @@ fn alive(site: &Site, network: &Network<'_>, version: &str, sandbox: &mut Sandbo
 }
 
 /// What the plugin before us said is what the one after us hears, and the runtime unless others add to it.
-fn passed_through(site: &Site, sandbox: &Sandbox, side: Side, result: &Value) {
+fn passed_through(site: &Site, sandbox: &Sandbox, stand: Side, result: &Value) {
     let calls = calls(site);
     let of = |tag: &str| {
         let call = calls.iter().find(|call| {
@@ -129,7 +129,7 @@ fn passed_through(site: &Site, sandbox: &Sandbox, side: Side, result: &Value) {
     let (before, after) = (of("before"), of("after"));
     assert!(before["interfaces"].as_array().is_some_and(|all| !all.is_empty()), "{before}");
     assert_eq!(before, after, "prevResult goes through unchanged");
-    if side == Side::Before {
+    if stand == Side::Before {
         assert_eq!(after, *result, "and to the runtime");
     }
 }
