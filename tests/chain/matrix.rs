@@ -76,6 +76,10 @@ fn run(Job { version, main, stand, backend }: Job) {
     alive(&site, &network, version, &mut sandbox, &mut plain);
     neighbours_work(&site, &sandbox, &names);
 
+    assert!(
+        !sandbox.traces(&site).is_empty() && !site.kept_by_others().is_empty(),
+        "it would be seen if it stayed"
+    );
     plain.stop();
     network.del(&plain);
     sandbox.stop();

@@ -54,8 +54,7 @@ impl Site {
             netns.set("ipv4/ip_forward", "1");
             netns.set("ipv6/conf/all/forwarding", "1");
         }
-        world.netns().ip("route add 10.244.0.0/16 via 10.77.0.2\nroute add fd44::/16 via fd77::2\n\
-             route add 10.88.0.0/16 via 10.77.0.2\n");
+        world.netns().ip("route add 10.244.0.0/16 via 10.77.0.2\nroute add fd44::/16 via fd77::2\n");
         for dir in ["var-lib", "run", "net.d", "bin", "cache"] {
             fs::create_dir_all(node.directory().join(dir)).expect("own directory");
         }
@@ -186,12 +185,12 @@ impl Site {
         self.host.netns.run(tool, arguments, "")
     }
 
-    /// What plugins beside ours keep on the node for attachments: rules, devices, addresses. Empty when no pod has any.
+    /// What plugins beside ours keep on the node for attachments: rules, devices, addresses, results. Empty when no pod has any.
     pub(crate) fn kept_by_others(&self) -> Vec<String> {
         let mut found = Vec::new();
         for tool in ["iptables-nft-save", "ip6tables-nft-save"] {
             let rules = self.host_says(tool, &[]);
-            // Portmap's chain of an attachment, firewall's and sbr's rules name an address of a pod.
+            // Portmap's chain of an attachment; firewall's rules name an address of a pod.
             let about_pods = |line: &&str| {
                 line.contains("CNI-DN-")
                     || (line.starts_with("-A")
