@@ -4,11 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 summary=()
-rm -f target/test.count target/{cases,envoy}.txt
+rm -f target/test.count target/{chain,cases,envoy}.txt
 finish() {
     echo
     printf '%s\n' "${summary[@]}"
-    for table in target/{cases,envoy}.txt; do
+    for table in target/{chain,cases,envoy}.txt; do
         if [ -f "$table" ]; then tail -n 1 "$table"; fi
     done
     if [ -f target/test.count ]; then cat target/test.count; fi

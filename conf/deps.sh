@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# deps.sh [--quiet] GROUP...: installs what is missing for build, image, ship, envoy, test, demo, lint or fuzz.
+# deps.sh [--quiet] GROUP...: installs what is missing for build, image, ship, chain, envoy, test, demo, lint or fuzz.
 #
 # Debian packages by name, everything else by pinned version into a cache of the user's. A line for each thing it did or
 # found; with --quiet only for what it did. Run again it does nothing.
@@ -12,7 +12,8 @@ if [ "${1:-}" = --quiet ]; then quiet=1; shift; fi
 wants() { [[ " $groups " == *" $1 "* ]]; }
 groups=$*
 if wants demo; then groups+=' build'; fi
-if wants test; then groups+=' build demo ship envoy'; fi
+if wants test; then groups+=' build demo ship chain envoy'; fi
+if wants chain; then groups+=' demo build'; fi
 if wants ship; then groups+=' image'; fi
 
 say() { printf '%-12s %s\n' "$1" "$2"; }
@@ -220,3 +221,4 @@ if wants ship; then
 fi
 
 if wants envoy; then . conf/deps/envoy.sh; fi
+if wants chain; then . conf/deps/chain.sh; fi

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# test.sh [CARGO OPTION...]: all tests of the workspace, then each traffic case beside each backend, then each protocol through
-# Envoy, then one line that counts the tests.
+# test.sh [CARGO OPTION...]: all tests of the workspace, then what their tables say: each chain, each traffic case beside each
+# backend, each protocol through Envoy; then one line that counts the tests.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 log=target/test.log
-# Written by tests/cases and tests/envoy, whether they passed or not.
-tables='target/cases.txt target/envoy.txt'
+# Written by tests/chain, tests/cases and tests/envoy; the latter two whether they passed or not.
+tables='target/chain.txt target/cases.txt target/envoy.txt'
 rm -f $tables
 conf/cargo.sh test --workspace --no-fail-fast "$@" 2>&1 | tee "$log"
 status=${PIPESTATUS[0]}

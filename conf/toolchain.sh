@@ -97,6 +97,7 @@ find_go() {
 
 CNI_ROOT=$SHUNT_CACHE/cni-$CNI_VERSION-plugins-$PLUGINS_VERSION
 CNI_TOOLS='cnitool bridge host-local loopback ptp portmap tuning'
+CHAIN_TOOLS='bandwidth firewall macvlan sbr vrf'
 ENVOY_ROOT=$SHUNT_CACHE/envoy-$ENVOY_VERSION
 HELM_ROOT=$SHUNT_CACHE/helm-$HELM_VERSION
 KUSTOMIZE_ROOT=$SHUNT_CACHE/kustomize-$KUSTOMIZE_VERSION

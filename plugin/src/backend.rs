@@ -17,6 +17,7 @@ use crate::iptables::Flavour;
 use crate::lock::Lock;
 use crate::netns::{Identity, Netns};
 use crate::plan::Plan;
+use crate::record::Record;
 
 /// Host directories of this node's configuration.
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +100,33 @@ impl Receipt {
         match self {
             Self::Ebpf { .. } => Backend::Ebpf,
             Self::Iptables { .. } => Backend::Iptables,
+        }
+    }
+
+    /// Counts ADDs; the newest attachment of a namespace has the highest.
+    pub const fn generation(&self) -> u32 {
+        match self {
+            Self::Ebpf { generation, .. } | Self::Iptables { generation, .. } => *generation,
+        }
+    }
+
+    /// What another attachment's ADD changed in the same namespace is from here on this one's to take back.
+    fn take_over(&mut self, gone: &Self) {
+        match (self, gone) {
+            (
+                Self::Ebpf { reserved_ports, passthrough, dns_route, .. },
+                Self::Ebpf { reserved_ports: ports, passthrough: address, dns_route: route, .. },
+            ) => {
+                if reserved_ports.is_none() {
+                    reserved_ports.clone_from(ports);
+                }
+                *passthrough |= address;
+                *dns_route |= route;
+            }
+            (Self::Iptables { passthrough, .. }, Self::Iptables { passthrough: address, .. }) => {
+                *passthrough |= address;
+            }
+            _ => {}
         }
     }
 }
@@ -190,6 +218,16 @@ pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<()
         Receipt::Ebpf { .. } => ebpf::revert(places, netns, receipt),
         Receipt::Iptables { .. } => iptables::revert(places, netns, receipt),
     }
+}
+
+/// An attachment has gone and another stays in its namespace: what ADD of the one changed there is for DEL of the other to take
+/// back, and what the backend knows of the namespace is what the other's plan and interfaces say.
+///
+/// # Errors
+/// The namespace cannot be looked at, or the backend's tables cannot be written.
+pub fn hand_over(places: Places<'_>, netns: &Netns, gone: &Record, stays: &mut Record) -> Result<(), Error> {
+    stays.receipt.take_over(&gone.receipt);
+    ebpf::settle(places, netns, stays, gone.attachment.ifname())
 }
 
 /// Names of all attachments any backend has something for.

@@ -111,5 +111,35 @@ pub(crate) fn revert(places: Places<'_>, record: &Record, path: &Path) -> Result
     if netns.identity() != record.netns_identity {
         return Ok(());
     }
-    crate::backend::revert(places, &netns, &record.receipt)
+    // Another interface of the pod is still captured: what is changed passes to its attachment, and stays.
+    match staying(places, record)? {
+        Some(mut stays) => {
+            crate::backend::hand_over(places, &netns, record, &mut stays)?;
+            let written = Records::new(places.state_dir).write(&stays);
+            written.failed(Kind::Record, || "writing the record of the pod's other attachment")
+        }
+        None => crate::backend::revert(places, &netns, &record.receipt),
+    }
+}
+
+/// The record of another attachment in the same namespace, under the same backend; of several the newest.
+fn staying(places: Places<'_>, gone: &Record) -> Result<Option<Record>, Error> {
+    let name = gone.attachment.pin_name();
+    let records = Records::new(places.state_dir);
+    let mut found: Option<Record> = None;
+    for other in records.names().failed(Kind::Io, || "listing the records")? {
+        if other == name || container_in(&other) != container_in(&name) {
+            continue;
+        }
+        // One that cannot be read is nobody's to hand something over to.
+        let Some(record) = records.read(&other).unwrap_or_default() else { continue };
+        let stays = record.netns_identity == gone.netns_identity
+            && record.receipt.backend() == gone.receipt.backend();
+        if stays
+            && found.as_ref().is_none_or(|found| found.receipt.generation() < record.receipt.generation())
+        {
+            found = Some(record);
+        }
+    }
+    Ok(found)
 }

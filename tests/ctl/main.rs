@@ -13,9 +13,6 @@ mod backend;
 mod check;
 mod dump;
 mod explain;
-#[path = "../robust/kernel.rs"]
-#[expect(dead_code, reason = "made for another suite, which needs more of it")]
-mod kernel;
 #[path = "../netns/mesh.rs"]
 #[expect(dead_code, reason = "made for another suite, which needs more of it")]
 mod mesh;

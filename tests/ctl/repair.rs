@@ -46,7 +46,7 @@ fn forget(mesh: &Mesh, map: &str) {
     for layout in shunt::bpf::pins::Layout::all(mesh.node.bpf_dir()).expect("pins") {
         for name in layout.attachments().expect("attachments") {
             for cookie in layout.cookies(&name).expect("cookies") {
-                crate::kernel::forget(layout.root(), map, cookie);
+                shunt_tests::kernel::forget(layout.root(), map, cookie);
             }
         }
     }

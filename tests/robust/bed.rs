@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -20,10 +19,9 @@ use shunt_tests::cgroup::Cgroup;
 use shunt_tests::net::Netns;
 use shunt_tests::node::Node;
 use shunt_tests::scratch::{BPF_ROOT, Scratch};
-use shunt_tests::{bin, need};
+use shunt_tests::{bin, kernel, need};
 
 use crate::deny::deny;
-use crate::kernel;
 
 /// Nothing the plugin does takes as long; one that does is killed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -310,7 +308,7 @@ impl Place {
             "backend": self.backend,
             "redirect": { "outboundPort": 15001, "inboundPort": 15006, "dnsPort": 15053, "proxyUids": [1337] },
             // All that leaves something behind. Rules cannot tell what was before the proxy.
-            "dns": true,
+            "captureDns": true,
             "udp": "block",
             "beforeProxy": if self.backend == "ebpf" { "bypass" } else { "closed" },
             "stateDir": self.state,
@@ -452,7 +450,7 @@ impl Place {
             .collect();
         found.extend(kernel::entries(&self.bpf, pod.cookie));
         if self.backend == "iptables" {
-            found.extend(rules(&pod.netns));
+            found.extend(pod.netns.rules_of_ours());
         }
         found
     }
@@ -502,17 +500,6 @@ impl Place {
     }
 }
 
-/// Rules and chains of ours in a pod, and the address that comes with them.
-pub(crate) fn rules(netns: &Netns) -> Vec<String> {
-    let mut found = Vec::new();
-    for word in ["iptables-nft", "ip6tables-nft"] {
-        let text = netns.run(&format!("{word}-save"), &[], "");
-        found
-            .extend(text.lines().filter(|line| line.contains("SHUNT_")).map(|line| format!("{word} {line}")));
-    }
-    found
-}
-
 fn list_one(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path()).collect()
 }
@@ -525,20 +512,6 @@ fn list(dir: &Path, into: &mut BTreeSet<PathBuf>) {
         }
         into.insert(path);
     }
-}
-
-/// Runs something on a thread whose mounts nobody else sees.
-pub(crate) fn with_own_mounts<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let inside = scope.spawn(|| {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
-                .expect("root may have mounts of its own");
-            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-                .expect("as root");
-            work()
-        });
-        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
 }
 
 /// Shares numbers below `count` out over as many threads as there are processors, at least two; each thread has a ground of its own

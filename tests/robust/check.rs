@@ -44,7 +44,7 @@ fn map_entries_that_are_gone() {
     let (place, pod) = (bed.place(), bed.pod());
     for map in ["PODS", "RULES"] {
         place.add(&pod);
-        crate::kernel::forget(&place.object(), map, pod.cookie);
+        shunt_tests::kernel::forget(&place.object(), map, pod.cookie);
         assert_eq!(place.call("CHECK", &pod).run().refused().0, 104, "{map}");
         place.add(&pod);
         place.check(&pod);
@@ -63,9 +63,9 @@ fn another_namespace_under_the_same_name() {
     // The sandbox was made anew under the same id: ADD moves over, and leaves nothing in the old namespace.
     place.call("ADD", &pod).with("CNI_NETNS", Some(other.netns.path())).run().ok();
     call.run().silent();
-    assert_eq!(crate::kernel::entries(&place.bpf, pod.cookie), [""; 0]);
+    assert_eq!(shunt_tests::kernel::entries(&place.bpf, pod.cookie), [""; 0]);
     place.call("DEL", &pod).run().silent();
-    assert_eq!(crate::kernel::entries(&place.bpf, other.cookie), [""; 0]);
+    assert_eq!(shunt_tests::kernel::entries(&place.bpf, other.cookie), [""; 0]);
     place.nothing_of(&pod);
 }
 

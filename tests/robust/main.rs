@@ -17,7 +17,6 @@ mod del;
 mod deny;
 mod inject;
 mod input;
-mod kernel;
 mod kill;
 mod leave;
 mod many;

@@ -1,9 +1,9 @@
 //! 100,000 rules for one pod.
 
 use serde_json::json;
+use shunt_tests::kernel;
 
 use crate::bed::Bed;
-use crate::kernel;
 
 #[test]
 fn a_hundred_thousand_networks() {

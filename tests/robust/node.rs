@@ -145,7 +145,7 @@ fn a_sweep_removes_what_namespaces_that_are_gone_have_left() {
         assert_eq!(place.swept(&["sweep"]), swept(1, 1));
         let left: Vec<String> = place.files().iter().map(|path| path.display().to_string()).collect();
         assert!(!left.iter().any(|path| path.contains(&gone.container)), "{left:?}");
-        assert_eq!(crate::kernel::entries(&place.bpf, gone.cookie), [""; 0]);
+        assert_eq!(shunt_tests::kernel::entries(&place.bpf, gone.cookie), [""; 0]);
         place.call("CHECK", &lives).with("PATH", PATH).run().silent();
         assert_eq!(place.swept(&["sweep"]), swept(0, 1));
         place.call("DEL", &gone).with("PATH", PATH).run().silent();

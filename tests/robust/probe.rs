@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use shunt_tests::bin;
+use shunt_tests::scratch::with_own_mounts;
 
-use crate::bed::{Bed, Place, with_own_mounts};
+use crate::bed::{Bed, Place};
 
 fn kept(place: &Place) -> PathBuf {
     place.state.join("backend.json")

@@ -5,7 +5,7 @@
 use nix::errno::Errno;
 use serde_json::json;
 
-use crate::bed::{Answer, Bed, Call, Place, Pod, all, in_parallel, rules};
+use crate::bed::{Answer, Bed, Call, Place, Pod, all, in_parallel};
 use crate::races::together;
 use crate::trace::{Act, Made, changes, run};
 
@@ -48,7 +48,7 @@ fn other(place: &Place, pod: &Pod) -> Call {
 
 /// Both families' jumps: nothing of the app's gets out bare.
 fn captured(pod: &Pod) -> bool {
-    let found = rules(&pod.netns);
+    let found = pod.netns.rules_of_ours();
     ["iptables-nft", "ip6tables-nft"].iter().all(|word| {
         ["-A OUTPUT", "-A PREROUTING"]
             .iter()
@@ -121,7 +121,7 @@ fn a_tool_does_nothing_after_its_plugin() {
         let traced = run(&add(&place, &pod), asks, at, Act::Orphan);
         assert!(traced.reached);
         let found: Vec<String> =
-            rules(&pod.netns).into_iter().filter(|rule| at == 0 || rule.starts_with("ip6")).collect();
+            pod.netns.rules_of_ours().into_iter().filter(|rule| at == 0 || rule.starts_with("ip6")).collect();
         assert_eq!(found, [""; 0], "{at}: written by a tool whose plugin is dead");
         place.del(&pod);
     }

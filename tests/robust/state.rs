@@ -7,8 +7,9 @@ use std::path::Path;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use shunt_tests::scratch::with_own_mounts;
 
-use crate::bed::{Bed, with_own_mounts};
+use crate::bed::Bed;
 
 #[test]
 fn a_missing_one_is_made_for_root_alone() {
@@ -69,7 +70,7 @@ fn a_read_only_one() {
         place.call("CHECK", &bystander).run().silent();
     });
     place.nothing_of(&pod);
-    assert_eq!(crate::kernel::entries(&place.bpf, attached.cookie), [""; 0], "{}", place.log());
+    assert_eq!(shunt_tests::kernel::entries(&place.bpf, attached.cookie), [""; 0], "{}", place.log());
     place.del(&attached);
     place.check(&bystander);
 }
@@ -150,7 +151,7 @@ fn garbage_for_a_record() {
             }
             let answer = place.call("DEL", &pod).run();
             assert!(answer.code == Some(0) && answer.stdout.is_empty(), "{what}: {answer}");
-            assert_eq!(crate::kernel::entries(&place.bpf, pod.cookie), [""; 0], "{what}");
+            assert_eq!(shunt_tests::kernel::entries(&place.bpf, pod.cookie), [""; 0], "{what}");
             let pins = place.object().join("pods").join(pod.pin_name());
             assert!(!pins.exists(), "{what}");
             let left = place.traces(&pod);

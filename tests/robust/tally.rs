@@ -9,8 +9,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 use serde_json::json;
 use shunt_api::report::{Calls, Report};
+use shunt_tests::scratch::with_own_mounts;
 
-use crate::bed::{Bed, Call, Place, Pod, with_own_mounts};
+use crate::bed::{Bed, Call, Place, Pod};
 use crate::races::together;
 
 fn count(report: &Report, command: &str, outcome: &str, backend: &str) -> u64 {

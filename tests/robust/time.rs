@@ -3,9 +3,9 @@
 use std::fs;
 
 use serde_json::Value;
+use shunt_tests::kernel;
 
 use crate::bed::{Bed, Place, Pod};
-use crate::kernel;
 
 /// As a reboot leaves it where the state directory is on a disk: every pin is gone.
 fn reboot(place: &Place) {

@@ -20,6 +20,7 @@ pub mod datagram;
 pub mod envoy;
 pub mod errand;
 pub mod host;
+pub mod kernel;
 pub mod need;
 pub mod net;
 pub mod node;

@@ -150,6 +150,17 @@ impl Netns {
         self.enter(|| fs::read_to_string(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
+    /// Rules and chains of ours, and the address that comes with them.
+    pub fn rules_of_ours(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for word in ["iptables-nft", "ip6tables-nft"] {
+            let text = self.run(&format!("{word}-save"), &[], "");
+            let ours = text.lines().filter(|line| line.contains("SHUNT_"));
+            found.extend(ours.map(|line| format!("{word} {line}")));
+        }
+        found
+    }
+
     /// Reads a setting below `/proc/sys/net`.
     pub fn get(&self, key: &str) -> String {
         self.enter(|| fs::read_to_string(format!("/proc/sys/net/{key}")))

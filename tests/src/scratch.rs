@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// First part of every name we give to something outside our own directory: cgroups, bpffs directories.
 pub const PREFIX: &str = "shunt-t-";
@@ -117,6 +117,20 @@ fn remove(dir: &Path) {
         let _gone = umount2(path, MntFlags::MNT_DETACH);
     }
     let _gone = fs::remove_dir_all(dir);
+}
+
+/// Runs something on a thread whose mounts nobody else sees.
+pub fn with_own_mounts<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+                .expect("root may have mounts of its own");
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+                .expect("as root");
+            work()
+        });
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 #[cfg(test)]

@@ -10,13 +10,17 @@ use crate::{Include, Network, PortRange, paths};
 
 /// Keys of the object on a plugin's standard input that are CNI's and not ours. libcni puts `cniVersion`, `name`,
 /// `runtimeConfig` and `prevResult` there and leaves `type` and `capabilities` in; `args` and `ipam` are conventions of
-/// CNI that callers with typed configurations write even when they are empty. CNI's `dns` object is *not* tolerated: the
-/// key is ours, and a boolean. So are all keys that begin with [`RESERVED_PREFIX`].
+/// CNI that callers with typed configurations write even when they are empty. So are all keys that begin with
+/// [`RESERVED_PREFIX`], and [`CNI_DNS`].
 pub const TOLERATED: [&str; 8] =
     ["type", "name", "cniVersion", "capabilities", "runtimeConfig", "prevResult", "args", "ipam"];
 
 /// Keys that begin so are reserved to CNI (`cni.dev/valid-attachments` and what may come).
 pub const RESERVED_PREFIX: &str = "cni.dev/";
+
+/// CNI's name servers, an object, of no concern to us. libcni refuses a whole list, and a runtime then has no network, when an
+/// entry has anything else there; so [`Entry::from_object`] says so first.
+pub const CNI_DNS: &str = "dns";
 
 /// The entry: what the administrator decides for all pods of the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +39,7 @@ pub struct Entry {
     /// What outbound connections get until the proxy has listened for the first time.
     pub before_proxy: BeforeProxy,
     /// Capture DNS (UDP and TCP port 53) to the proxy's DNS port.
-    pub dns: bool,
+    pub capture_dns: bool,
     /// UDP other than DNS that leaves a captured pod.
     pub udp: Udp,
     /// Overrides of the profile, or everything for `custom`.
@@ -57,7 +61,7 @@ impl Default for Entry {
             exclude_namespaces: vec!["kube-system".to_owned()],
             failure_policy: FailurePolicy::Closed,
             before_proxy: BeforeProxy::Closed,
-            dns: false,
+            capture_dns: false,
             udp: Udp::Pass,
             redirect: Redirect::default(),
             log: Log::default(),
@@ -286,13 +290,13 @@ impl Entry {
     pub fn from_object(object: &Map<String, Value>) -> Result<Self, EntryError> {
         let own: Map<String, Value> = object
             .iter()
-            .filter(|(key, _)| is_own(key))
+            .filter(|(key, _)| is_own(key) && *key != CNI_DNS)
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
-        if own.get("dns").is_some_and(|dns| !dns.is_boolean()) {
+        if object.get(CNI_DNS).is_some_and(|dns| !dns.is_object() && !dns.is_null()) {
             return Err(EntryError {
-                path: "dns".to_owned(),
-                message: "must be true or false: in this entry the key says whether DNS is captured, CNI's object of name servers has no place here".to_owned(),
+                path: CNI_DNS.to_owned(),
+                message: "is CNI's object of name servers, and no runtime loads a list where it is something else; whether DNS is captured is said by \"captureDns\"".to_owned(),
             });
         }
         serde_path_to_error::deserialize(Value::Object(own)).map_err(|error| EntryError {
@@ -344,7 +348,7 @@ mod tests {
             serde_json::to_value(Entry::default()).expect("plain"),
             json!({
                 "mesh": "istio", "backend": "auto", "select": "annotated", "excludeNamespaces": ["kube-system"],
-                "failurePolicy": "closed", "beforeProxy": "closed", "dns": false, "udp": "pass", "redirect": {},
+                "failurePolicy": "closed", "beforeProxy": "closed", "captureDns": false, "udp": "pass", "redirect": {},
                 "log": {"level": "info", "file": "/var/log/shunt/shunt.log"},
                 "stateDir": "/run/shunt", "bpfDir": "/sys/fs/bpf/shunt"
             })
@@ -371,7 +375,7 @@ mod tests {
     fn cni_keys_pass() {
         let entry = json!({
             "type": "shunt", "name": "n", "cniVersion": "1.0.0", "capabilities": {}, "runtimeConfig": {"a": 1},
-            "prevResult": {}, "args": {"cni": {}}, "ipam": {}, "cni.dev/valid-attachments": [], "cni.dev/x": 1
+            "prevResult": {}, "args": {"cni": {}}, "ipam": {}, "dns": {"nameservers": ["10.0.0.1"]}, "cni.dev/valid-attachments": [], "cni.dev/x": 1
         });
         assert_eq!(Entry::from_object(&object(entry)).expect("valid"), Entry::default());
     }
@@ -399,9 +403,9 @@ mod tests {
             (json!({"mash": "istio"}), "mash"),
             (json!({"mesh": "isto"}), "mesh"),
             (json!({"Mesh": "istio"}), "Mesh"),
-            (json!({"dns": {}}), "dns"),
-            (json!({"dns": {"nameservers": ["10.0.0.1"]}}), "dns"),
-            (json!({"dns": null}), "dns"),
+            (json!({"dns": true}), "dns"),
+            (json!({"dns": []}), "dns"),
+            (json!({"captureDns": {}}), "captureDns"),
             (json!({"plugins": []}), "plugins"),
             (json!({"redirect": {"outboundPrt": 1}}), "redirect.outboundPrt"),
             (json!({"redirect": {"outboundPort": 0}}), "redirect.outboundPort"),

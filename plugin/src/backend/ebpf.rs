@@ -20,6 +20,7 @@ use crate::lock::Lock;
 use crate::netns::{Netns, cookie_of_thread};
 use crate::plan::Plan;
 use crate::ports;
+use crate::record::Record;
 use crate::tally;
 use crate::userns;
 
@@ -458,6 +459,34 @@ pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<()
         Changes::of(receipt).revert(netns)
     };
     reverted().failed(Kind::Netns, || "giving the namespace its settings back")
+}
+
+/// The programs have one configuration for a namespace: that of the newest attachment, with the addresses of its interface. Writes
+/// that of one that stays. The interface that goes is still there when a runtime says so.
+pub fn settle(places: Places<'_>, netns: &Netns, stays: &Record, gone: &str) -> Result<(), Error> {
+    let Record { attachment, plan, receipt, .. } = stays;
+    let Receipt::Ebpf { abi: VERSION, object, cookie, .. } = receipt else {
+        return Ok(());
+    };
+    let all_routes = !plan.exclude_interfaces.is_empty();
+    let mut interfaces = netns
+        .run(|| link::seen(all_routes))
+        .failed(Kind::Netns, || "looking at the pod's network namespace")?;
+    interfaces.names.retain(|name| name != gone);
+    interfaces.addresses.retain(|address| address.interface != gone);
+    interfaces.routes.retain(|route| route.interface != gone);
+    if !has_address(&interfaces) {
+        return Ok(());
+    }
+    let ids = userns::outside(netns, plan).failed(Kind::Netns, || "translating the proxy's ids")?;
+    let layout = Layout::new(places.bpf_dir, object);
+    let name = attachment.pin_name();
+    let written = || -> Outcome<()> {
+        let Some(before) = configuration(&layout, *cookie)? else { return Ok(()) };
+        let wanted = encoded(plan, &interfaces, attachment.ifname(), &ids, before.generation.wrapping_add(1));
+        PodPins { layout: &layout, name: &name, cookie: *cookie }.write(&wanted)
+    };
+    written().failed(Kind::Attach, || "writing the map entries of the pod's other attachment")
 }
 
 /// See [`super::attachments`].

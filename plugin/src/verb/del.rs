@@ -46,8 +46,9 @@ fn removed(request: &DelRequest, places: Places<'_>) -> Result<Option<Outcome>, 
     let record = records.read(&name).unwrap_or_default();
     let had = backend::held(places, &name, record.as_ref().map(|record| &record.receipt)).unwrap_or_default();
     let removed = remove(places, &locks, &name);
-    if let (Some(record), Some(netns)) = (record, &request.netns)
-        && let Err(error) = revert(places, &record, netns)
+    // A runtime that has lost the path says none; the namespace may be there all the same.
+    if let Some(record) = record
+        && let Err(error) = revert(places, &record, request.netns.as_ref().unwrap_or(&record.netns))
     {
         warn!(request.log, "the namespace keeps settings of ours"; "details" => error.details());
     }

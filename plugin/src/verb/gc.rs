@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use slog::{info, warn};
 
-use super::{lock_name, names, places, remove};
+use super::{lock_name, names, places, remove, revert};
 use crate::backend::Places;
 use crate::cni::{GcRequest, Outcome};
 use crate::error::{Error, Failed as _, Kind};
@@ -41,11 +41,17 @@ fn collect(request: &GcRequest, places: Places<'_>, name: &str) -> Result<bool, 
         .take(&lock_name(name))
         .failed(Kind::TryAgain, || "waiting for another run of this container")?;
     let record = Records::new(places.state_dir).read(name).unwrap_or_default();
-    if record.is_some_and(|record| record.network != request.conf.name) {
+    if record.as_ref().is_some_and(|record| record.network != request.conf.name) {
         return Ok(false);
     }
     info!(request.log, "removing an attachment that is not on the list"; "attachment" => name);
     remove(places, &locks, name)?;
+    // Most such namespaces are gone. One that somebody holds is to be as it was.
+    if let Some(record) = record
+        && let Err(error) = revert(places, &record, &record.netns)
+    {
+        warn!(request.log, "the namespace keeps settings of ours"; "attachment" => name, "details" => error.details());
+    }
     held.discard();
     Ok(true)
 }

@@ -60,7 +60,7 @@ fn keys(map: &Path, size: usize) -> Vec<Vec<u8>> {
 }
 
 /// Every map entry under `bpf_dir` that is about the namespace with this cookie: name of the map, as often as it has one.
-pub(crate) fn entries(bpf_dir: &Path, cookie: u64) -> Vec<String> {
+pub fn entries(bpf_dir: &Path, cookie: u64) -> Vec<String> {
     let mut found = Vec::new();
     let objects = fs::read_dir(bpf_dir).into_iter().flatten().filter_map(Result::ok);
     for object in objects {
@@ -80,7 +80,7 @@ pub(crate) fn entries(bpf_dir: &Path, cookie: u64) -> Vec<String> {
 }
 
 /// Removes the entries of a namespace from one map of an object.
-pub(crate) fn forget(object: &Path, name: &str, cookie: u64) {
+pub fn forget(object: &Path, name: &str, cookie: u64) {
     #[repr(C)]
     struct Attr {
         map: u32,
