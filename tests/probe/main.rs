@@ -1,6 +1,6 @@
 //! A process of a test: goes where it is told, becomes who it is told, and serves or dials.
 //!
-//! `probe JOB PLACE ORDERS`, the last two as JSON of [`shunt_tests::ask`].
+//! `probe JOB PLACE ORDERS`, the last two as JSON of [`shunt_tests::ask`]. Jobs of a whole machine are [`machine`] and [`runc`].
 
 #![expect(
     clippy::expect_used,
@@ -10,8 +10,10 @@
 
 mod dial;
 mod errands;
+mod machine;
 mod many;
 mod place;
+mod runc;
 mod serve;
 mod socket;
 mod udp;
@@ -22,6 +24,13 @@ use shunt_tests::ask::{Dial, Place};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some("machine") => return machine::begin(&arguments.next().expect("a machine's orders")),
+        Some("first") => return machine::first(&arguments.next().expect("a machine's orders")),
+        Some("runc") => return runc::run(&std::env::args_os().skip(2).collect::<Vec<_>>()),
+        Some("pause") => return machine::pause(),
+        _ => arguments = std::env::args().skip(1),
+    }
     let mut next = || arguments.next().expect("probe JOB PLACE ORDERS");
     let (job, place, orders) = (next(), next(), next());
     let place: Place = serde_json::from_str(&place).expect("a place");

@@ -18,6 +18,7 @@ pub mod bin;
 pub mod cgroup;
 pub mod datagram;
 pub mod errand;
+pub mod machine;
 pub mod need;
 pub mod net;
 pub mod node;
