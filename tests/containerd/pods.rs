@@ -14,6 +14,9 @@ use crate::host::Host;
 /// Where an app serves.
 pub(crate) const APP_PORT: u16 = 8080;
 
+/// State of a container that has ended.
+const EXITED: u8 = 2;
+
 /// What a pod is to be like.
 #[derive(Debug, Clone)]
 pub(crate) struct Spec {
@@ -126,7 +129,13 @@ impl Pod<'_> {
         cri.ok("StartContainer", &json!({ "container_id": id }));
         let log = self.host.machine.path(&format!("var/log/pods/{}/{name}.log", self.spec.name));
         self.host.machine.until("the container serves", || {
-            fs::read_to_string(&log).unwrap_or_default().contains("ready")
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            if said.contains("ready") {
+                return true;
+            }
+            let status = cri.ok("ContainerStatus", &json!({ "container_id": id }));
+            assert_ne!(status["status"]["state"], json!(EXITED), "{name} ended: {status}\n{said}");
+            false
         });
         self.containers.push(id);
     }

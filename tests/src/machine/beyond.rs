@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use nix::unistd::Pid;
 
@@ -47,8 +48,11 @@ impl Beyond {
         Self { server: Server::start(&place, &serve), netns }
     }
 
-    /// Lays the line to a machine that has just been started. It went with the machine that was there before.
+    /// Lays the line to a machine that has just been started.
     pub(crate) fn wire(&self, machine: Pid) {
+        // That of the machine there was before goes with it, but not at once.
+        let old = || Command::new("ip").args(["link", "del", "machine"]).stderr(Stdio::null()).status();
+        let _absent = self.netns.enter(old).expect("ip is there");
         self.netns.ip(&format!(
             "link add machine type veth peer name uplink netns {machine}\n\
              link set machine up\n\
