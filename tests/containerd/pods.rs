@@ -3,11 +3,13 @@
 use std::fs;
 use std::net::IpAddr;
 
+use nix::unistd::Pid;
 use serde_json::{Value, json};
-use shunt_tests::ask::{Dial, Greeting, Place, Serve, Try};
+use shunt_tests::ask::{Dial, Greeting, Place, Serve, Try, at};
 use shunt_tests::machine::cri::Refused;
 use shunt_tests::machine::image;
 use shunt_tests::node::{APP, INBOUND_PORT, OUTBOUND_PORT, PROXY};
+use shunt_tests::process;
 
 use crate::host::Host;
 
@@ -48,7 +50,13 @@ impl Spec {
         format!("9f1c2d3e-0000-4000-8000-{:012}", sum % 1_000_000_000_000)
     }
 
-    fn cgroup(&self) -> String {
+    /// Whether it carries a mesh's marks.
+    pub(crate) fn is_meshed(&self) -> bool {
+        self.annotations.as_object().is_some_and(|all| !all.is_empty())
+    }
+
+    /// The cgroup the kubelet makes for it.
+    pub(crate) fn cgroup(&self) -> String {
         format!("/kubepods/besteffort/pod{}", self.uid())
     }
 
@@ -187,23 +195,6 @@ impl Pod<'_> {
     pub(crate) fn dial(&self, dial: &Dial) -> Vec<Try> {
         self.dial_as(APP, dial)
     }
-
-    /// Stops and removes it, as the kubelet does.
-    #[track_caller]
-    pub(crate) fn remove(self) {
-        let cri = &self.host.cri;
-        let sandbox = json!({ "pod_sandbox_id": self.sandbox });
-        for container in &self.containers {
-            cri.ok("StopContainer", &json!({ "container_id": container, "timeout": 0 }));
-        }
-        cri.ok("StopPodSandbox", &sandbox);
-        for container in &self.containers {
-            cri.ok("RemoveContainer", &json!({ "container_id": container }));
-        }
-        cri.ok("RemovePodSandbox", &sandbox);
-        let cgroup = self.host.machine.cgroups().join(self.spec.cgroup().trim_start_matches('/'));
-        self.host.machine.until("the pod's cgroup is empty", || fs::remove_dir(&cgroup).is_ok() || !cgroup.exists());
-    }
 }
 
 /// Who answered each try, and for which destination.
@@ -215,4 +206,118 @@ pub(crate) fn answers(tries: &[Try]) -> Vec<String> {
             None => one.outcome().to_owned(),
         })
         .collect()
+}
+
+/// Services that apps of meshed pods dial: only a proxy may be asked for them.
+pub(crate) const MESHED_SERVICES: [&str; 2] = ["10.96.0.10:81", "[fd96::10]:81"];
+/// Services that anybody may dial.
+pub(crate) const SERVICES: [&str; 2] = ["10.96.0.10:80", "[fd96::10]:80"];
+
+impl Pod<'_> {
+    fn in_from_the_world(&self) -> (Vec<String>, Vec<String>) {
+        let at: Vec<String> = self.addresses().into_iter().map(|ip| at(ip, APP_PORT)).collect();
+        assert_eq!(at.len(), 2, "{} has an address of each family", self.spec.name);
+        let said = answers(&self.host.machine.beyond().dial(&Dial::to(&at)));
+        (at, said)
+    }
+
+    /// Whether its traffic goes through the proxy: what the app dials, what is dialled from outside, and not what the proxy dials.
+    /// Says what is otherwise.
+    pub(crate) fn captured(&self) -> Result<(), String> {
+        let (at, inbound) = self.in_from_the_world();
+        let said = [answers(&self.dial(&Dial::to(MESHED_SERVICES))), inbound, answers(&self.dial_as(PROXY, &Dial::to(SERVICES)))];
+        let each = |by: &str, of: &[String]| -> Vec<String> { of.iter().map(|at| format!("{by} for {at}")).collect() };
+        let expected = [each("outbound", &MESHED_SERVICES.map(str::to_owned)), each("inbound", &at), vec!["world".to_owned(); 2]];
+        if said == expected { Ok(()) } else { Err(format!("{}: out, in, the proxy's own: {said:?}", self.spec.name)) }
+    }
+
+    /// Whether nothing is in the way of its traffic; says what is otherwise.
+    pub(crate) fn direct(&self) -> Result<(), String> {
+        let said = [answers(&self.dial(&Dial::to(SERVICES))), self.in_from_the_world().1];
+        let expected = [vec!["world".to_owned(); 2], vec!["app".to_owned(); 2]];
+        if said == expected { Ok(()) } else { Err(format!("{}: out, in: {said:?}", self.spec.name)) }
+    }
+
+    /// The same two questions where the runtime cannot be asked to run something: from a process of the host that goes into the pod's
+    /// namespace and cgroup. Who answers the app.
+    pub(crate) fn dial_without_runtime(&self, to: &[&str]) -> Vec<String> {
+        let cgroup = self.host.machine.cgroups().join(self.spec.cgroup().trim_start_matches('/'));
+        let pause = *self.processes().first().expect("the sandbox runs");
+        let app = cgroup.join("visitor");
+        fs::create_dir_all(&app).expect("root may make cgroups");
+        let place = Place {
+            netns: Some(format!("/proc/{pause}/ns/net").into()),
+            cgroup: Some(app.clone()),
+            ..Place::default().ids(APP, APP)
+        };
+        let said = answers(&process::dial(&place, &Dial::to(to)));
+        self.host.machine.until("the visitor has gone", || fs::remove_dir(&app).is_ok());
+        said
+    }
+
+    /// The processes of its sandbox, from here.
+    pub(crate) fn processes(&self) -> Vec<Pid> {
+        let cgroup = self.host.machine.cgroups().join(self.spec.cgroup().trim_start_matches('/')).join(&self.sandbox);
+        let inside = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+        inside.lines().filter_map(|line| line.parse().ok().map(Pid::from_raw)).collect()
+    }
+
+    /// Ends its containers, by force.
+    #[track_caller]
+    pub(crate) fn stop_containers(&self) {
+        for container in &self.containers {
+            self.host.cri.ok("StopContainer", &json!({ "container_id": container, "timeout": 0 }));
+        }
+    }
+
+    /// A call about its sandbox.
+    pub(crate) fn call(&self, method: &str) -> Result<Value, Refused> {
+        self.host.cri.call(method, &json!({ "pod_sandbox_id": self.sandbox }))
+    }
+
+    /// Removes its cgroup, as the kubelet does when the pod is gone.
+    #[track_caller]
+    pub(crate) fn forget(&self) {
+        let cgroup = self.host.machine.cgroups().join(self.spec.cgroup().trim_start_matches('/'));
+        // A runtime leaves those of its containers when it is killed at the wrong moment.
+        self.host.machine.until("the pod's cgroup is empty", || {
+            let below = fs::read_dir(&cgroup).into_iter().flatten().filter_map(Result::ok);
+            for one in below.filter(|one| one.path().is_dir()) {
+                let _busy = fs::remove_dir(one.path());
+            }
+            fs::remove_dir(&cgroup).is_ok() || !cgroup.exists()
+        });
+    }
+
+    /// Stops and removes it, as the kubelet does.
+    #[track_caller]
+    pub(crate) fn remove(self) {
+        self.stop_containers();
+        let ask = |method: &str| self.call(method).unwrap_or_else(|why| panic!("{method} {}: {why}", self.spec.name));
+        ask("StopPodSandbox");
+        for container in &self.containers {
+            self.host.cri.ok("RemoveContainer", &json!({ "container_id": container }));
+        }
+        ask("RemovePodSandbox");
+        self.forget();
+    }
+}
+
+impl Host {
+    /// Stops and removes every sandbox of a pod that the runtime knows of, as the kubelet does with what it did not finish. Says how
+    /// many there were, and how many of them the runtime took for ready.
+    pub(crate) fn clear(&self, spec: &Spec) -> (usize, usize) {
+        let said = self.cri.ok("ListPodSandbox", &json!({}));
+        let of_pod = |one: &&Value| one["metadata"]["uid"] == spec.uid();
+        let items = said["items"].as_array().cloned().unwrap_or_default();
+        let found: Vec<&Value> = items.iter().filter(of_pod).collect();
+        for one in &found {
+            let sandbox = json!({ "pod_sandbox_id": one["id"] });
+            for method in ["StopPodSandbox", "RemovePodSandbox"] {
+                self.machine.until(&format!("{method} {}", spec.name), || self.cri.call(method, &sandbox).is_ok());
+            }
+        }
+        // READY is 0 and is left out.
+        (found.len(), found.iter().filter(|one| one["state"].as_u64().unwrap_or(0) == 0).count())
+    }
 }

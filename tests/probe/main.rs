@@ -1,6 +1,7 @@
 //! A process of a test: goes where it is told, becomes who it is told, and serves or dials.
 //!
-//! `probe JOB PLACE ORDERS`, the last two as JSON of [`shunt_tests::ask`]. Jobs of a whole machine are [`machine`] and [`runc`].
+//! `probe JOB PLACE ORDERS`, the last two as JSON of [`shunt_tests::ask`]. Jobs of a whole machine are [`machine`],
+//! [`runc`] and [`scribe`].
 
 #![expect(
     clippy::expect_used,
@@ -14,6 +15,7 @@ mod machine;
 mod many;
 mod place;
 mod runc;
+mod scribe;
 mod serve;
 mod socket;
 mod udp;
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         Some("machine") => return machine::begin(&arguments.next().expect("a machine's orders")),
         Some("first") => return machine::first(&arguments.next().expect("a machine's orders")),
         Some("runc") => return runc::run(&std::env::args_os().skip(2).collect::<Vec<_>>()),
+        Some("scribe") => return scribe::run(),
         Some("pause") => return machine::pause(),
         _ => arguments = std::env::args().skip(1),
     }

@@ -122,8 +122,8 @@ impl Machine {
     }
 
     /// The world beyond it.
-    pub fn beyond(&mut self) -> &mut Beyond {
-        &mut self.beyond
+    pub fn beyond(&self) -> &Beyond {
+        &self.beyond
     }
 
     /// The first process's id, from here.

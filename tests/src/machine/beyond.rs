@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use nix::unistd::Pid;
 
@@ -31,7 +32,7 @@ pub const MESHED_PORT: u16 = 81;
 /// The world.
 #[derive(Debug)]
 pub struct Beyond {
-    server: Server,
+    server: Mutex<Server>,
     netns: Netns,
 }
 
@@ -45,7 +46,7 @@ impl Beyond {
             .flat_map(|(name, port)| [(name, format!("0.0.0.0:{port}")), (name, format!("[::]:{port}"))])
             .collect();
         let serve = Serve::at(listeners.iter().map(|(name, at)| (*name, at.as_str())));
-        Self { server: Server::start(&place, &serve), netns }
+        Self { server: Mutex::new(Server::start(&place, &serve)), netns }
     }
 
     /// Lays the line to a machine that has just been started.
@@ -74,8 +75,8 @@ impl Beyond {
     }
 
     /// The connections that have arrived since the last time asked.
-    pub fn seen(&mut self) -> Vec<Greeting> {
-        self.server.seen()
+    pub fn seen(&self) -> Vec<Greeting> {
+        self.server.lock().expect("no thread of ours stops with it").seen()
     }
 
     /// Somebody out there dials.
