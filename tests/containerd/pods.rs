@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -260,6 +261,16 @@ impl Pod<'_> {
         let cgroup = self.host.machine.cgroups().join(self.spec.cgroup().trim_start_matches('/')).join(&self.sandbox);
         let inside = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
         inside.lines().filter_map(|line| line.parse().ok().map(Pid::from_raw)).collect()
+    }
+
+    /// Ends all that runs in its cgroup; says how many that were.
+    pub(crate) fn end_processes(&self) -> usize {
+        let cgroup = self.host.machine.cgroups().join(self.spec.cgroup().trim_start_matches('/'));
+        let inside = |dir: &Path| fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines().count();
+        let below = fs::read_dir(&cgroup).into_iter().flatten().filter_map(Result::ok);
+        let count = below.map(|one| inside(&one.path())).sum::<usize>() + inside(&cgroup);
+        let _gone = fs::write(cgroup.join("cgroup.kill"), "1");
+        count
     }
 
     /// Ends its containers, by force.
