@@ -67,7 +67,10 @@ pub(crate) fn list(host: &mut Host) -> String {
     assert_eq!(host.recorded(), 1, "DEL was not for us: {:#?}", host.ours());
     let left = settle(host);
     assert_eq!(left, 0, "namespaces left");
-    format!("other plugins, mesh and backend, bad entry ({why_short}), no entry", why_short = "ADD refused, DEL not")
+    format!(
+        "other plugins, mesh and backend, bad entry ({why_short}), no entry",
+        why_short = "ADD refused, DEL not"
+    )
 }
 
 /// A plugin that differs by a few bytes nobody reads.
@@ -147,7 +150,11 @@ pub(crate) fn under_load(host: &mut Host) -> String {
     let (tries, upgrades) = (tries.into_inner(), upgrades.into_inner());
     assert!(upgrades > 2, "there was hardly a change: {upgrades}");
     let left = settle(host);
-    format!("{} pods, {upgrades} upgrades of plugin and list; {} tries failed and were repeated; namespaces left: {left}", WORKERS * ROUNDS, tries - WORKERS * ROUNDS)
+    format!(
+        "{} pods, {upgrades} upgrades of plugin and list; {} tries failed and were repeated; namespaces left: {left}",
+        WORKERS * ROUNDS,
+        tries - WORKERS * ROUNDS
+    )
 }
 
 /// A pod as the kubelet makes it: what fails is cleared away and tried again.

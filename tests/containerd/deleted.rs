@@ -16,7 +16,10 @@ pub(crate) fn namespace_gone(host: &mut Host) -> String {
     let before = host.theirs();
     let pod = host.pod(&Spec::meshed("pod"), true);
     let after = host.theirs();
-    let netns = after.difference(&before).find_map(|one| one.strip_prefix("run/netns/")).expect("a namespace was made");
+    let netns = after
+        .difference(&before)
+        .find_map(|one| one.strip_prefix("run/netns/"))
+        .expect("a namespace was made");
     pod.stop_containers();
     for process in pod.processes() {
         kill(process, Signal::SIGKILL).expect("it is the sandbox's");

@@ -19,7 +19,8 @@ pub(crate) fn run(host: &mut Host) -> String {
     let calls = host.calls(SCRIBE);
     let add = |spec: &Spec| -> Value {
         let uid = format!("K8S_POD_UID={}", spec.uid());
-        let of_pod = |call: &&Value| call["arguments"].as_str().unwrap_or_default().split(';').any(|one| one == uid);
+        let of_pod =
+            |call: &&Value| call["arguments"].as_str().unwrap_or_default().split(';').any(|one| one == uid);
         let mut adds = calls.iter().filter(of_pod).filter(|call| call["command"] == "ADD");
         let first = adds.next().unwrap_or_else(|| panic!("no ADD with {uid}: {calls:#?}"));
         assert!(adds.next().is_none(), "one ADD: {calls:#?}");

@@ -33,7 +33,8 @@ impl Host {
         let mut machine = Machine::new(name);
         containerd::install(&mut machine, version);
         for program in [bin::installer(), bin::shuntctl()] {
-            fs::copy(&program, machine.path("opt/rig/bin").join(program.file_name().expect("a file"))).expect("own disk");
+            fs::copy(&program, machine.path("opt/rig/bin").join(program.file_name().expect("a file")))
+                .expect("own disk");
         }
         fs::copy(bin::shunt(), machine.path("opt/rig/shunt")).expect("own disk");
         let archive = image::write(machine.aside());
@@ -41,7 +42,9 @@ impl Host {
         let cri = containerd::start(&mut machine);
         image::import(&machine, &archive);
         let host = Self { machine, cri, version, backend: backend.to_owned() };
-        host.configure(&json!({ "type": "shunt", "mesh": "istio", "backend": backend, "log": { "level": "debug" } }));
+        host.configure(
+            &json!({ "type": "shunt", "mesh": "istio", "backend": backend, "log": { "level": "debug" } }),
+        );
         host.install();
         host
     }
@@ -91,7 +94,8 @@ impl Host {
     /// Changes the list with our entry by hand, whole at each moment, and waits until containerd has it.
     pub(crate) fn edit(&self, change: impl FnOnce(&mut Value)) {
         let path = self.machine.path(OURS);
-        let mut list = serde_json::from_str(&fs::read_to_string(&path).expect("it is there")).expect("a list");
+        let mut list =
+            serde_json::from_str(&fs::read_to_string(&path).expect("it is there")).expect("a list");
         change(&mut list);
         replace(&path, format!("{list:#}\n").as_bytes(), 0o600);
         self.loads();
@@ -137,7 +141,10 @@ impl Host {
         let mut left = BTreeSet::new();
         self.list("run/shunt/attachments", "", &mut left);
         self.list("run/shunt/locks", "pod-", &mut left);
-        let hashes = fs::read_dir(self.machine.inside("sys/fs/bpf/shunt")).into_iter().flatten().filter_map(Result::ok);
+        let hashes = fs::read_dir(self.machine.inside("sys/fs/bpf/shunt"))
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok);
         for hash in hashes {
             self.list(&format!("sys/fs/bpf/shunt/{}/pods", hash.file_name().display()), "", &mut left);
         }
@@ -163,7 +170,8 @@ impl Host {
     }
 
     fn list(&self, directory: &str, prefix: &str, into: &mut BTreeSet<String>) {
-        let entries = fs::read_dir(self.machine.inside(directory)).into_iter().flatten().filter_map(Result::ok);
+        let entries =
+            fs::read_dir(self.machine.inside(directory)).into_iter().flatten().filter_map(Result::ok);
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         into.extend(names.filter(|name| name.starts_with(prefix)).map(|name| format!("{directory}/{name}")));
     }
@@ -172,7 +180,8 @@ impl Host {
     #[track_caller]
     pub(crate) fn nothing_left(&self) {
         // The kernel takes a namespace's interfaces away some time after the namespace.
-        self.machine.until("no interface is left", || !self.theirs().iter().any(|one| one.starts_with("veth")));
+        self.machine
+            .until("no interface is left", || !self.theirs().iter().any(|one| one.starts_with("veth")));
         let left: Vec<_> = self.ours().into_iter().chain(self.theirs()).collect();
         assert!(left.is_empty(), "left: {left:#?}\n{}", self.machine.logs());
     }

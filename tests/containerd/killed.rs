@@ -95,7 +95,8 @@ pub(crate) fn run(host: &mut Host) -> String {
                     // runc is killed by the daemon that comes after.
                     let _gone = fs::remove_file(host.scribe(point.waits()));
                 }
-                host.machine.until(&format!("{point:?}: it goes on"), || !host.scribe(point.waits()).exists());
+                host.machine
+                    .until(&format!("{point:?}: it goes on"), || !host.scribe(point.waits()).exists());
             };
             if matches!(point, Point::Late) {
                 let done = host.clear(&spec);
@@ -117,8 +118,8 @@ pub(crate) fn run(host: &mut Host) -> String {
 
 /// The daemon dies so and so long after a pod was asked for, from at once to about when it is there.
 pub(crate) fn odd(host: &mut Host) -> String {
-    let host = &*host;
     const ROUNDS: u32 = 10;
+    let host = &*host;
     let usual = (0..3).map(|_| {
         let begun = Instant::now();
         let pod = host.sandbox(&Spec::meshed("measured")).unwrap_or_else(|why| panic!("{why}"));
@@ -141,7 +142,10 @@ pub(crate) fn odd(host: &mut Host) -> String {
         again(host, &spec, &format!("round {round}"));
     }
     let theirs = settle(host);
-    format!("{ROUNDS} kills within {} ms: {failed} calls failed, {found} sandboxes were known afterwards; containerd left {theirs} namespaces", usual.as_millis())
+    format!(
+        "{ROUNDS} kills within {} ms: {failed} calls failed, {found} sandboxes were known afterwards; containerd left {theirs} namespaces",
+        usual.as_millis()
+    )
 }
 
 fn wait(time: Duration) {
@@ -167,7 +171,12 @@ pub(crate) fn settle(host: &Host) -> usize {
     let names = host.theirs();
     let abandoned: Vec<_> = names.iter().filter_map(|one| one.strip_prefix("run/netns/")).collect();
     let ours = host.recorded();
-    assert!(ours <= abandoned.len(), "records of namespaces that are gone: {:#?}\n{}", host.ours(), host.machine.logs());
+    assert!(
+        ours <= abandoned.len(),
+        "records of namespaces that are gone: {:#?}\n{}",
+        host.ours(),
+        host.machine.logs()
+    );
     for name in &abandoned {
         host.machine.run("ip", &["netns", "delete", name]);
     }

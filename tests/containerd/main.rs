@@ -48,21 +48,46 @@ const EACH: &[&str] = &["ebpf", "iptables"];
 const EBPF: &[&str] = &["ebpf"];
 
 const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "annotations, cgroupPath and identity", versions: BOTH, backends: EBPF, run: given::run },
+    Scenario {
+        name: "annotations, cgroupPath and identity",
+        versions: BOTH,
+        backends: EBPF,
+        run: given::run,
+    },
     Scenario { name: "meshed captured, plain direct", versions: BOTH, backends: EACH, run: captured::run },
     Scenario { name: "pods with user namespaces", versions: NEW, backends: EACH, run: users::run },
     Scenario { name: "daemon killed during ADD", versions: BOTH, backends: EACH, run: killed::run },
     Scenario { name: "daemon killed at odd moments", versions: BOTH, backends: EBPF, run: killed::odd },
     Scenario { name: "daemon killed, pods go on", versions: BOTH, backends: EACH, run: restarted::run },
     Scenario { name: "list edited between ADD and DEL", versions: BOTH, backends: EACH, run: changed::list },
-    Scenario { name: "plugin replaced between ADD and DEL", versions: BOTH, backends: EBPF, run: changed::plugin },
-    Scenario { name: "upgrades while pods come and go", versions: BOTH, backends: EBPF, run: changed::under_load },
+    Scenario {
+        name: "plugin replaced between ADD and DEL",
+        versions: BOTH,
+        backends: EBPF,
+        run: changed::plugin,
+    },
+    Scenario {
+        name: "upgrades while pods come and go",
+        versions: BOTH,
+        backends: EBPF,
+        run: changed::under_load,
+    },
     Scenario { name: "50 pods at once", versions: BOTH, backends: EACH, run: many::run },
     Scenario { name: "STATUS: not ready, ready again", versions: NEW, backends: EBPF, run: status::run },
     Scenario { name: "DEL: namespace gone", versions: BOTH, backends: EACH, run: deleted::namespace_gone },
-    Scenario { name: "DEL: plugin missing, back again", versions: BOTH, backends: EBPF, run: deleted::plugin_missing },
+    Scenario {
+        name: "DEL: plugin missing, back again",
+        versions: BOTH,
+        backends: EBPF,
+        run: deleted::plugin_missing,
+    },
     Scenario { name: "sandbox removed by force", versions: BOTH, backends: EACH, run: deleted::by_force },
-    Scenario { name: "power cut, then the same pods", versions: BOTH, backends: EBPF, run: restarted::power_cut },
+    Scenario {
+        name: "power cut, then the same pods",
+        versions: BOTH,
+        backends: EBPF,
+        run: restarted::power_cut,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -96,14 +121,20 @@ fn main() -> ExitCode {
     }
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/containerd.txt"));
     std::fs::write(path, &table).expect("target is there");
-    println!("\n{table}\nin {} s; the table is in target/containerd.txt, logs of machines on which something failed in target/machine-logs",
-        begun.elapsed().as_secs());
+    println!(
+        "\n{table}\nin {} s; the table is in target/containerd.txt, logs of machines on which something failed in target/machine-logs",
+        begun.elapsed().as_secs()
+    );
     println!("\n{passed} passed, {failed} failed");
     ExitCode::from(u8::from(failed > 0 || passed == 0))
 }
 
 fn one(scenario: &Scenario, version: Version, backend: &str) -> String {
-    let name = format!("{}-{}-{backend}", scenario.name.replace(|letter: char| !letter.is_alphanumeric(), "-"), version.directory());
+    let name = format!(
+        "{}-{}-{backend}",
+        scenario.name.replace(|letter: char| !letter.is_alphanumeric(), "-"),
+        version.directory()
+    );
     let mut host = Host::new(&name, version, backend);
     let remark = (scenario.run)(&mut host);
     let bare = host.bare_connections();

@@ -20,7 +20,11 @@ pub(crate) fn run(host: &mut Host) -> String {
     let made = all(&specs, |spec| {
         let mut pod = host.sandbox(spec).unwrap_or_else(|why| panic!("{}: {why}", spec.name));
         // One container for both: the test dials from it as the app.
-        if spec.is_meshed() { pod.start_proxy() } else { pod.start_app() }
+        if spec.is_meshed() {
+            pod.start_proxy();
+        } else {
+            pod.start_app();
+        }
         pod
     });
     let up = begun.elapsed();
@@ -41,13 +45,21 @@ pub(crate) fn run(host: &mut Host) -> String {
     });
     let down = begun.elapsed();
     host.nothing_left();
-    format!("up in {:.1} s, down in {:.1} s; {meshed} captured, {} direct", up.as_secs_f32(), down.as_secs_f32(), COUNT - meshed)
+    format!(
+        "up in {:.1} s, down in {:.1} s; {meshed} captured, {} direct",
+        up.as_secs_f32(),
+        down.as_secs_f32(),
+        COUNT - meshed
+    )
 }
 
 /// Does something with each, all at once.
 pub(crate) fn all<A: Sync, B: Send>(of: &[A], work: impl Fn(&A) -> B + Sync) -> Vec<B> {
     std::thread::scope(|scope| {
         let running: Vec<_> = of.iter().map(|one| scope.spawn(|| work(one))).collect();
-        running.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        running
+            .into_iter()
+            .map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     })
 }

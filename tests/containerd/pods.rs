@@ -47,7 +47,8 @@ impl Spec {
 
     /// The uid, as Kubernetes has it.
     pub(crate) fn uid(&self) -> String {
-        let sum = self.name.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let sum =
+            self.name.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
         format!("9f1c2d3e-0000-4000-8000-{:012}", sum % 1_000_000_000_000)
     }
 
@@ -110,7 +111,8 @@ impl Host {
     /// A pod whose app serves, and whose proxy does too where it has one.
     #[track_caller]
     pub(crate) fn pod(&self, spec: &Spec, proxy: bool) -> Pod<'_> {
-        let mut pod = self.sandbox(spec).unwrap_or_else(|why| panic!("{}: {why}\n{}", spec.name, self.machine.logs()));
+        let mut pod =
+            self.sandbox(spec).unwrap_or_else(|why| panic!("{}: {why}\n{}", spec.name, self.machine.logs()));
         if proxy {
             pod.start_proxy();
         }
@@ -169,11 +171,8 @@ impl Pod<'_> {
         let said = self.host.cri.ok("PodSandboxStatus", &json!({ "pod_sandbox_id": self.sandbox }));
         let network = &said["status"]["network"];
         let more = network["additional_ips"].as_array().into_iter().flatten().map(|more| &more["ip"]);
-        let mut all: Vec<IpAddr> = [&network["ip"]]
-            .into_iter()
-            .chain(more)
-            .filter_map(|ip| ip.as_str()?.parse().ok())
-            .collect();
+        let mut all: Vec<IpAddr> =
+            [&network["ip"]].into_iter().chain(more).filter_map(|ip| ip.as_str()?.parse().ok()).collect();
         all.sort();
         all
     }
@@ -226,10 +225,24 @@ impl Pod<'_> {
     /// Says what is otherwise.
     pub(crate) fn captured(&self) -> Result<(), String> {
         let (at, inbound) = self.in_from_the_world();
-        let said = [answers(&self.dial(&Dial::to(MESHED_SERVICES))), inbound, answers(&self.dial_as(PROXY, &Dial::to(SERVICES)))];
-        let each = |by: &str, of: &[String]| -> Vec<String> { of.iter().map(|at| format!("{by} for {at}")).collect() };
-        let expected = [each("outbound", &MESHED_SERVICES.map(str::to_owned)), each("inbound", &at), vec!["world".to_owned(); 2]];
-        if said == expected { Ok(()) } else { Err(format!("{}: out, in, the proxy's own: {said:?}", self.spec.name)) }
+        let said = [
+            answers(&self.dial(&Dial::to(MESHED_SERVICES))),
+            inbound,
+            answers(&self.dial_as(PROXY, &Dial::to(SERVICES))),
+        ];
+        let each = |by: &str, of: &[String]| -> Vec<String> {
+            of.iter().map(|at| format!("{by} for {at}")).collect()
+        };
+        let expected = [
+            each("outbound", &MESHED_SERVICES.map(str::to_owned)),
+            each("inbound", &at),
+            vec!["world".to_owned(); 2],
+        ];
+        if said == expected {
+            Ok(())
+        } else {
+            Err(format!("{}: out, in, the proxy's own: {said:?}", self.spec.name))
+        }
     }
 
     /// Whether nothing is in the way of its traffic; says what is otherwise.
@@ -258,7 +271,8 @@ impl Pod<'_> {
 
     /// The processes of its sandbox, from here.
     pub(crate) fn processes(&self) -> Vec<Pid> {
-        let cgroup = self.host.machine.cgroups().join(self.spec.cgroup().trim_start_matches('/')).join(&self.sandbox);
+        let cgroup =
+            self.host.machine.cgroups().join(self.spec.cgroup().trim_start_matches('/')).join(&self.sandbox);
         let inside = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
         inside.lines().filter_map(|line| line.parse().ok().map(Pid::from_raw)).collect()
     }
@@ -266,7 +280,8 @@ impl Pod<'_> {
     /// Ends all that runs in its cgroup; says how many that were.
     pub(crate) fn end_processes(&self) -> usize {
         let cgroup = self.host.machine.cgroups().join(self.spec.cgroup().trim_start_matches('/'));
-        let inside = |dir: &Path| fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines().count();
+        let inside =
+            |dir: &Path| fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines().count();
         let below = fs::read_dir(&cgroup).into_iter().flatten().filter_map(Result::ok);
         let count = below.map(|one| inside(&one.path())).sum::<usize>() + inside(&cgroup);
         let _gone = fs::write(cgroup.join("cgroup.kill"), "1");
@@ -304,7 +319,9 @@ impl Pod<'_> {
     #[track_caller]
     pub(crate) fn remove(self) {
         self.stop_containers();
-        let ask = |method: &str| self.call(method).unwrap_or_else(|why| panic!("{method} {}: {why}", self.spec.name));
+        let ask = |method: &str| {
+            self.call(method).unwrap_or_else(|why| panic!("{method} {}: {why}", self.spec.name))
+        };
         ask("StopPodSandbox");
         for container in &self.containers {
             self.host.cri.ok("RemoveContainer", &json!({ "container_id": container }));
@@ -325,7 +342,8 @@ impl Host {
         for one in &found {
             let sandbox = json!({ "pod_sandbox_id": one["id"] });
             for method in ["StopPodSandbox", "RemovePodSandbox"] {
-                self.machine.until(&format!("{method} {}", spec.name), || self.cri.call(method, &sandbox).is_ok());
+                self.machine
+                    .until(&format!("{method} {}", spec.name), || self.cri.call(method, &sandbox).is_ok());
             }
         }
         // READY is 0 and is left out.

@@ -5,6 +5,7 @@
 
 #![expect(
     clippy::expect_used,
+    clippy::panic,
     clippy::print_stdout,
     reason = "talks to the test over stdout, and a probe that cannot do its job must end loudly"
 )]

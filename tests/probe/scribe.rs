@@ -25,7 +25,7 @@ pub(crate) fn run() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let config: Value = serde_json::from_str(&text).expect("a runtime writes JSON");
-    let name = config["type"].as_str().expect("a plugin has a type").to_owned();
+    let name = config.get("type").and_then(Value::as_str).expect("a plugin has a type").to_owned();
     let directory = Path::new(DIRECTORY);
     fs::create_dir_all(directory).expect("own directory");
     let line = json!({

@@ -39,10 +39,12 @@ pub const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd31, 0, 0, 0, 0, 0, 0, 2);
 /// Longer than anything here takes on a machine that does much else.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
-const PATH: &str = "/opt/rig/bin:/opt/rig/containerd:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str =
+    "/opt/rig/bin:/opt/rig/containerd:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Goes into a cgroup inside and becomes a program: `$1` and the rest.
-const IN_CGROUP: &str = "mkdir -p \"/sys/fs/cgroup/$1\" && echo 0 > \"/sys/fs/cgroup/$1/cgroup.procs\" && shift && exec \"$@\"";
+const IN_CGROUP: &str =
+    "mkdir -p \"/sys/fs/cgroup/$1\" && echo 0 > \"/sys/fs/cgroup/$1/cgroup.procs\" && shift && exec \"$@\"";
 
 /// The machine.
 #[derive(Debug)]
@@ -166,7 +168,11 @@ impl Machine {
             line.trim_end().to_owned()
         };
         let (first, ready) = (line(), line());
-        assert_eq!(ready, "ready", "the machine {} does not start: it said {first:?} and {ready:?}", self.name);
+        assert_eq!(
+            ready, "ready",
+            "the machine {} does not start: it said {first:?} and {ready:?}",
+            self.name
+        );
         let first = Pid::from_raw(first.parse().expect("a process id"));
         self.running = Some(Running { outer, cord, first });
         self.beyond.wire(first);
@@ -259,7 +265,10 @@ impl Machine {
     /// A daemon that was started.
     #[track_caller]
     pub fn daemon(&self, name: &str) -> &Daemon {
-        self.daemons.iter().find(|daemon| daemon.name() == name).unwrap_or_else(|| panic!("no daemon {name} runs"))
+        self.daemons
+            .iter()
+            .find(|daemon| daemon.name() == name)
+            .unwrap_or_else(|| panic!("no daemon {name} runs"))
     }
 
     /// The log file of a daemon, from here. It goes on over reboots.
@@ -280,7 +289,12 @@ impl Machine {
     pub fn until_within(&self, patience: Duration, what: &str, mut so: impl FnMut() -> bool) {
         let end = Instant::now() + patience;
         while !so() {
-            assert!(Instant::now() < end, "machine {}: never within {patience:?}: {what}\n{}", self.name, self.logs());
+            assert!(
+                Instant::now() < end,
+                "machine {}: never within {patience:?}: {what}\n{}",
+                self.name,
+                self.logs()
+            );
             let _waited = poll(&mut [], 20_u8);
         }
     }
@@ -324,7 +338,12 @@ impl Machine {
         let keep = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/machine-logs")).join(&self.name);
         let _gone = fs::remove_dir_all(&keep);
         let copied = fs::create_dir_all(&keep).is_ok()
-            && Command::new("cp").arg("-r").arg(self.path("var/log/.")).arg(&keep).status().is_ok_and(|done| done.success());
+            && Command::new("cp")
+                .arg("-r")
+                .arg(self.path("var/log/."))
+                .arg(&keep)
+                .status()
+                .is_ok_and(|done| done.success());
         if copied {
             eprintln!("whole logs: {}", keep.display());
         }
@@ -338,7 +357,9 @@ fn make_disk(disk: &Path) {
     }
     symlink("/run", disk.join("var/run")).expect("own directory");
     symlink("/run/lock", disk.join("var/lock")).expect("own directory");
-    for name in ["passwd", "group", "protocols", "services", "nsswitch.conf", "ld.so.cache", "os-release", "iproute2"] {
+    for name in
+        ["passwd", "group", "protocols", "services", "nsswitch.conf", "ld.so.cache", "os-release", "iproute2"]
+    {
         let from = Path::new("/etc").join(name);
         if from.exists() {
             copy(&from, &disk.join("etc").join(name));
