@@ -114,44 +114,48 @@ pub(crate) fn under_load(host: &mut Host) -> String {
     let host = &*host;
     let (over, tries, upgrades) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     let watched = host.pod(&Spec::meshed("watched"), true);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..WORKERS)
-            .map(|worker| {
-                let tries = &tries;
-                scope.spawn(move || {
-                    for round in 0..ROUNDS {
-                        come_and_go(host, &Spec::meshed(&format!("load-{worker}-{round}")), tries);
-                    }
+    let work = || {
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..WORKERS)
+                .map(|worker| {
+                    let tries = &tries;
+                    scope.spawn(move || {
+                        for round in 0..ROUNDS {
+                            come_and_go(host, &Spec::meshed(&format!("load-{worker}-{round}")), tries);
+                        }
+                    })
                 })
-            })
-            .collect();
-        let changing = scope.spawn(|| {
-            while !over.load(Ordering::SeqCst) {
-                let number = upgrades.fetch_add(1, Ordering::SeqCst) + 1;
-                another(host, number);
-                let mut list = containerd::primary_list(host.version.cni());
-                if number % 2 == 1 {
-                    list["plugins"].as_array_mut().expect("plugins").pop();
+                .collect();
+            let changing = scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    let number = upgrades.fetch_add(1, Ordering::SeqCst) + 1;
+                    another(host, number);
+                    let mut list = containerd::primary_list(host.version.cni());
+                    if number % 2 == 1 {
+                        list["plugins"].as_array_mut().expect("plugins").pop();
+                    }
+                    let primary = host.machine.path("etc/cni/net.d").join(PRIMARY);
+                    replace(&primary, format!("{list:#}\n").as_bytes(), 0o644);
+                    host.installer(&["once"]);
                 }
-                let primary = host.machine.path("etc/cni/net.d").join(PRIMARY);
-                replace(&primary, format!("{list:#}\n").as_bytes(), 0o644);
-                host.installer(&["once"]);
+            });
+            let ended: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+            over.store(true, Ordering::SeqCst);
+            let changed = changing.join();
+            for one in ended.into_iter().chain([changed]) {
+                one.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             }
-        });
-        let ended: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
-        over.store(true, Ordering::SeqCst);
-        let changed = changing.join();
-        for one in ended.into_iter().chain([changed]) {
-            one.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        }
-    });
+        })
+    };
+    let ((), dialled) = watched.dials_while(work);
     assert_eq!(watched.captured(), Ok(()), "a pod from before");
     watched.remove();
     let (tries, upgrades) = (tries.into_inner(), upgrades.into_inner());
     assert!(upgrades > 2, "there was hardly a change: {upgrades}");
     let left = settle(host);
     format!(
-        "{} pods, {upgrades} upgrades of plugin and list; {} tries failed and were repeated; namespaces left: {left}",
+        "{} pods, {upgrades} upgrades of plugin and list, a pod from before dialled {dialled} times; {} tries failed and were repeated; \
+         namespaces left: {left}",
         WORKERS * ROUNDS,
         tries - WORKERS * ROUNDS
     )

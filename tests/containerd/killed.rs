@@ -129,23 +129,51 @@ pub(crate) fn odd(host: &mut Host) -> String {
     });
     let usual = usual.min().expect("three of them");
     let (mut failed, mut found) = (0, 0);
-    for round in 0..ROUNDS {
-        let spec = Spec::meshed(&format!("odd-{round}"));
-        let outcome = std::thread::scope(|scope| {
-            let asked = scope.spawn(|| host.sandbox(&spec).map(|pod| pod.sandbox));
-            wait(usual * round / ROUNDS);
-            host.kill_daemon();
-            asked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        failed += u32::from(outcome.is_err());
-        found += host.clear(&spec).0;
-        again(host, &spec, &format!("round {round}"));
-    }
+    let neighbour = host.pod(&Spec::meshed("neighbour"), true);
+    let work = || {
+        for round in 0..ROUNDS {
+            let spec = Spec::meshed(&format!("odd-{round}"));
+            let outcome = std::thread::scope(|scope| {
+                let asked = scope.spawn(|| host.sandbox(&spec).map(|pod| pod.sandbox));
+                wait(usual * round / ROUNDS);
+                host.kill_daemon();
+                asked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            failed += u32::from(outcome.is_err());
+            found += host.clear(&spec).0;
+            again(host, &spec, &format!("round {round}"));
+        }
+    };
+    let ((), dialled) = neighbour.dials_while(work);
+    neighbour.remove();
     let theirs = settle(host);
     format!(
-        "{ROUNDS} kills within {} ms: {failed} calls failed, {found} sandboxes were known afterwards; containerd left {theirs} namespaces",
+        "{ROUNDS} kills within {} ms: {failed} calls failed, {found} sandboxes were known afterwards; a neighbour dialled {dialled} times; containerd left {theirs} namespaces",
         usual.as_millis()
     )
+}
+
+/// Nobody waits for ADD any longer: the daemon kills the plugin that runs then, and takes the others' work back.
+pub(crate) fn given_up(host: &mut Host) -> String {
+    let host = &*host;
+    containerd::install_scribe(&host.machine, AFTER);
+    host.edit(|list| list["plugins"].as_array_mut().expect("plugins").push(containerd::scribe(AFTER)));
+    let hold = host.scribe(Point::After.place());
+    fs::write(&hold, "").expect("own file");
+    let spec = Spec::meshed("given-up");
+    let done = host.sandbox_within(4, &spec).map(|pod| pod.sandbox);
+    let why = done.expect_err("it takes longer than that").to_string();
+    assert!(why.contains("DeadlineExceeded"), "{why}");
+    let added = host.calls(AFTER).iter().filter(|call| call["command"] == "ADD").count();
+    assert_eq!(added, 1, "ours had done its part");
+    fs::remove_file(&hold).expect("own file");
+    // It was killed.
+    let _gone = fs::remove_file(host.scribe(Point::After.waits()));
+    let known = host.clear(&spec);
+    host.machine.until("what ADD did is taken back", || host.ours().is_empty());
+    again(host, &spec, "given up");
+    let theirs = settle(host);
+    format!("sandboxes known/ready afterwards: {}/{}; containerd left {theirs} namespaces", known.0, known.1)
 }
 
 fn wait(time: Duration) {

@@ -23,6 +23,7 @@ mod restarted;
 mod status;
 mod users;
 
+use std::any::Any;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -58,6 +59,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { name: "pods with user namespaces", versions: NEW, backends: EACH, run: users::run },
     Scenario { name: "daemon killed during ADD", versions: BOTH, backends: EACH, run: killed::run },
     Scenario { name: "daemon killed at odd moments", versions: BOTH, backends: EBPF, run: killed::odd },
+    Scenario { name: "caller gives up during ADD", versions: BOTH, backends: EACH, run: killed::given_up },
     Scenario { name: "daemon killed, pods go on", versions: BOTH, backends: EACH, run: restarted::run },
     Scenario { name: "list edited between ADD and DEL", versions: BOTH, backends: EACH, run: changed::list },
     Scenario {
@@ -73,7 +75,7 @@ const SCENARIOS: &[Scenario] = &[
         run: changed::under_load,
     },
     Scenario { name: "50 pods at once", versions: BOTH, backends: EACH, run: many::run },
-    Scenario { name: "STATUS: not ready, ready again", versions: NEW, backends: EBPF, run: status::run },
+    Scenario { name: "STATUS: not ready, ready again", versions: NEW, backends: EACH, run: status::run },
     Scenario { name: "DEL: namespace gone", versions: BOTH, backends: EACH, run: deleted::namespace_gone },
     Scenario {
         name: "DEL: plugin missing, back again",
@@ -107,12 +109,15 @@ fn main() -> ExitCode {
                 let started = Instant::now();
                 let done = catch_unwind(AssertUnwindSafe(|| one(scenario, *version, backend)));
                 let seconds = started.elapsed().as_secs_f32();
-                let result = if let Ok(remark) = done {
-                    passed += 1;
-                    format!("ok      {seconds:>6.1} s  {remark}")
-                } else {
-                    failed += 1;
-                    format!("FAILED  {seconds:>6.1} s")
+                let result = match done {
+                    Ok(remark) => {
+                        passed += 1;
+                        format!("ok      {seconds:>6.1} s  {remark}")
+                    }
+                    Err(panic) => {
+                        failed += 1;
+                        format!("FAILED  {seconds:>6.1} s  {}", first_line(panic.as_ref()))
+                    }
                 };
                 println!("{what} {result}");
                 writeln!(table, "{what} {result}").expect("text grows");
@@ -127,6 +132,13 @@ fn main() -> ExitCode {
     );
     println!("\n{passed} passed, {failed} failed");
     ExitCode::from(u8::from(failed > 0 || passed == 0))
+}
+
+/// What a panic said, as far as it goes into a table.
+fn first_line(panic: &(dyn Any + Send)) -> &str {
+    let said = panic.downcast_ref::<String>().map(String::as_str);
+    let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+    said.lines().next().unwrap_or_default()
 }
 
 fn one(scenario: &Scenario, version: Version, backend: &str) -> String {

@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::poll::poll;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use shunt_tests::ask::{Dial, Greeting, Place, Serve, Try, at};
@@ -101,9 +104,14 @@ pub(crate) struct Pod<'a> {
 impl Host {
     /// Makes the pod's cgroup, as the kubelet does before it asks for the sandbox, and asks.
     pub(crate) fn sandbox(&self, spec: &Spec) -> Result<Pod<'_>, Refused> {
+        self.sandbox_within(120, spec)
+    }
+
+    /// The same, given up after so many seconds.
+    pub(crate) fn sandbox_within(&self, seconds: u32, spec: &Spec) -> Result<Pod<'_>, Refused> {
         let cgroup = self.machine.cgroups().join(spec.cgroup().trim_start_matches('/'));
         fs::create_dir_all(cgroup).expect("root may make cgroups");
-        let said = self.cri.call("RunPodSandbox", &json!({ "config": spec.sandbox() }))?;
+        let said = self.cri.call_within(seconds, "RunPodSandbox", &json!({ "config": spec.sandbox() }))?;
         let sandbox = said["pod_sandbox_id"].as_str().expect("a sandbox has an id").to_owned();
         Ok(Pod { host: self, spec: spec.clone(), sandbox, containers: Vec::new() })
     }
@@ -267,6 +275,30 @@ impl Pod<'_> {
         let said = answers(&process::dial(&place, &Dial::to(to)));
         self.host.machine.until("the visitor has gone", || fs::remove_dir(&app).is_ok());
         said
+    }
+
+    /// The app dials again and again while something is done: each time the proxy must answer, whatever happens to the node meanwhile. Says
+    /// how often that was, too.
+    #[track_caller]
+    pub(crate) fn dials_while<T>(&self, work: impl FnOnce() -> T) -> (T, usize) {
+        let proxied = MESHED_SERVICES.map(|at| format!("outbound for {at}"));
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let dialling = scope.spawn(|| {
+                let mut count = 0;
+                while !over.load(Ordering::SeqCst) {
+                    assert_eq!(self.dial_without_runtime(&MESHED_SERVICES), proxied, "after {count} times");
+                    count += 1;
+                    let _waited = poll(&mut [], 100_u8);
+                }
+                count
+            });
+            // Also when the work stops with an error: nobody would end the other.
+            let done = catch_unwind(AssertUnwindSafe(work));
+            over.store(true, Ordering::SeqCst);
+            let count = dialling.join().unwrap_or_else(|panic| resume_unwind(panic));
+            (done.unwrap_or_else(|panic| resume_unwind(panic)), count)
+        })
     }
 
     /// The processes of its sandbox, from here.

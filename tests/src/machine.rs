@@ -13,7 +13,7 @@ pub mod orders;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -23,7 +23,6 @@ use nix::poll::poll;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ask::Place;
 use crate::cgroup::Cgroup;
 use crate::runtime_call::tail;
 use crate::scratch::Scratch;
@@ -116,11 +115,6 @@ impl Machine {
     /// The root of the machine's cgroups, from here.
     pub fn cgroups(&self) -> &Path {
         self.cgroup.dir()
-    }
-
-    /// The machine's name.
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// The world beyond it.
@@ -242,11 +236,6 @@ impl Machine {
         String::from_utf8_lossy(&done.stdout).into_owned()
     }
 
-    /// Where a helper process of the test runs that is to be in the machine's own network.
-    pub fn place(&self) -> Place {
-        Place { netns: Some(PathBuf::from(format!("/proc/{}/ns/net", self.first()))), ..Place::default() }
-    }
-
     /// Starts a daemon. It is in `system.slice/NAME`, writes to a log of its own, and ends with the machine.
     pub fn start(&mut self, service: &Service) {
         self.daemons.retain(|other| other.name() != service.name);
@@ -310,11 +299,6 @@ impl Machine {
             }
         }
         text
-    }
-
-    /// The machine's address of a family.
-    pub const fn address(v6: bool) -> IpAddr {
-        if v6 { IpAddr::V6(NODE_V6) } else { IpAddr::V4(NODE_V4) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The world beyond a machine: a network namespace with a server that notes every connection. What must not arrive there shows
 //! itself by the port it arrives at.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -87,10 +87,5 @@ impl Beyond {
     /// Somewhere in it.
     pub fn place(&self) -> Place {
         Place { netns: Some(self.netns.path().to_owned()), ..Place::default() }
-    }
-
-    /// The address of a family.
-    pub const fn address(v6: bool) -> IpAddr {
-        if v6 { IpAddr::V6(WORLD_V6) } else { IpAddr::V4(WORLD_V4) }
     }
 }
