@@ -25,11 +25,12 @@ VERSION := $(shell sed -n '/^\[workspace.package\]/,/^$$/s/^version = "\(.*\)"/\
 IMAGE ?= localhost/shunt:$(VERSION)
 PLANS ?= 5000
 SEED ?= 1
+ONLY ?=
 
-.PHONY: help deps build kernel image manifests demo demos test envoy lint fmt bench fuzz parity ci clean
+.PHONY: help deps build kernel image manifests demo demos test test-envoy test-containerd lint fmt bench fuzz parity ci clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 deps: ## install what is missing on this machine, pinned; says what it did
 	@conf/deps.sh build image demo test lint fuzz
@@ -63,10 +64,16 @@ test: build ## every test, as root; ends with how many passed and failed
 	@conf/deps.sh --quiet test
 	@conf/test.sh $(LOCKED)
 
-envoy: build ## a real Envoy in the path: every protocol each way, restarts under traffic, the meshes' validators; ends with a table
+test-envoy: build ## a real Envoy in the path, alone: every protocol each way, restarts under traffic, the meshes' validators; a table at the end
 	@conf/deps.sh --quiet test
 	@rm -f target/envoy.txt; $(CARGO) test $(LOCKED) -p shunt-tests --test envoy || failed=1; \
 	cat target/envoy.txt; exit $${failed:-0}
+
+test-containerd: build ## containerd 2 and 1.6 by their CRI, on machines in namespaces; a table at the end (ONLY='words of a line')
+	@conf/deps.sh --quiet containerd
+	@conf/probe.sh $(LOCKED)
+	@$(CARGO) build --quiet $(LOCKED) -p shunt-tests --bin probe
+	@$(CARGO) test --quiet $(LOCKED) -p shunt-tests --test containerd -- $(ONLY)
 
 lint: ## formatting, clippy for both sides, lints on in every package
 	@conf/deps.sh --quiet build lint

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# deps.sh [--quiet] GROUP...: installs what is missing for build, image, ship, chain, envoy, test, demo, lint or fuzz.
+# deps.sh [--quiet] GROUP...: installs what is missing for build, image, ship, chain, envoy, test, containerd, demo, lint or
+# fuzz.
 #
 # Debian packages by name, everything else by pinned version into a cache of the user's. A line for each thing it did or
 # found; with --quiet only for what it did. Run again it does nothing.
@@ -12,6 +13,7 @@ if [ "${1:-}" = --quiet ]; then quiet=1; shift; fi
 wants() { [[ " $groups " == *" $1 "* ]]; }
 groups=$*
 if wants demo; then groups+=' build'; fi
+if wants containerd; then groups+=' test'; fi
 if wants test; then groups+=' build demo ship chain envoy'; fi
 if wants chain; then groups+=' demo build'; fi
 if wants ship; then groups+=' image'; fi
@@ -77,6 +79,7 @@ if wants test; then
     need openssl has_command openssl
     need python3 has_command python3
 fi
+if wants containerd; then need pkg-config has_command pkg-config; need libseccomp-dev has_file /usr/include/seccomp.h; fi
 if wants fuzz; then need g++ has_command c++; fi
 
 if [ ${#packages[@]} -gt 0 ]; then
@@ -220,5 +223,6 @@ if wants ship; then
     ln -sfn "$SCHEMAS_ROOT" target/tools/schemas
 fi
 
-if wants envoy; then . conf/deps/envoy.sh; fi
-if wants chain; then . conf/deps/chain.sh; fi
+for group in envoy chain containerd; do
+    if wants $group; then . conf/deps/$group.sh; fi
+done

@@ -19,6 +19,9 @@ ENVOY_VERSION=1.40.0
 HELM_VERSION=3.22.0
 KUSTOMIZE_VERSION=5.8.1
 SCHEMAS_VERSION=1.37.0
+CONTAINERD_VERSION=2.1.9
+CONTAINERD_DEBIAN=1.6
+RUNC_VERSION=1.3.6
 # What the package asks for without saying which; typing_extensions only with an old Python.
 SCHEMAS_NEEDS='attrs==26.1.0 importlib_resources==7.1.0 jsonschema==4.26.0 jsonschema-specifications==2025.9.1 packaging==26.4
     PyYAML==6.0.4 referencing==0.37.0 rpds-py==2026.9.1 typing_extensions==4.16.0'
@@ -105,3 +108,6 @@ KUSTOMIZE_ROOT=$SHUNT_CACHE/kustomize-$KUSTOMIZE_VERSION
 PYTHON_TAG=$(python3 -c 'import sys; print("py%d.%d" % sys.version_info[:2])' 2>/dev/null)
 SCHEMAS_ROOT=$SHUNT_CACHE/kubernetes-validate-$SCHEMAS_VERSION-$PYTHON_TAG
 PEERS_ROOT=$SHUNT_CACHE/peers-$(printf %s "$PEERS" | cksum | cut -d ' ' -f 1)-$PYTHON_TAG
+CONTAINERD_ROOT=$SHUNT_CACHE/containerd-$CONTAINERD_VERSION
+CONTAINERD_DEBIAN_ROOT=$SHUNT_CACHE/containerd-debian-$CONTAINERD_DEBIAN
+RUNC_ROOT=$SHUNT_CACHE/runc-$RUNC_VERSION

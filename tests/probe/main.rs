@@ -1,6 +1,7 @@
 //! A process of a test: goes where it is told, becomes who it is told, and serves or dials.
 //!
-//! `probe JOB PLACE ORDERS`, the last two as JSON of [`shunt_tests::ask`].
+//! `probe JOB PLACE ORDERS`, the last two as JSON of [`shunt_tests::ask`]. Jobs of a whole machine are [`machine`],
+//! [`runc`] and [`scribe`].
 
 #![expect(
     clippy::expect_used,
@@ -11,8 +12,11 @@
 
 mod dial;
 mod errands;
+mod machine;
 mod many;
 mod place;
+mod runc;
+mod scribe;
 mod serve;
 mod socket;
 mod udp;
@@ -25,6 +29,14 @@ use shunt_tests::program::{self, Become};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some("machine") => return machine::begin(&arguments.next().expect("a machine's orders")),
+        Some("first") => return machine::first(&arguments.next().expect("a machine's orders")),
+        Some("runc") => return runc::run(&std::env::args_os().skip(2).collect::<Vec<_>>()),
+        Some("scribe") => return scribe::run(),
+        Some("pause") => return machine::pause(),
+        _ => arguments = std::env::args().skip(1),
+    }
     let mut next = || arguments.next().expect("probe JOB PLACE ORDERS");
     let (job, place, orders) = (next(), next(), next());
     let place: Place = serde_json::from_str(&place).expect("a place");

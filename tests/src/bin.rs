@@ -54,3 +54,15 @@ pub fn probe() -> PathBuf {
         .find(|path| path.is_file())
         .unwrap_or_else(|| panic!("no `probe` beside {}: run `cargo build -p shunt-tests`", own.display()))
 }
+
+/// The same as one static program, which runs in an image that holds nothing else.
+pub fn static_probe() -> PathBuf {
+    tool("probe")
+}
+
+/// A program that others wrote, or a directory of such, as `make deps` leaves it below `target/tools`.
+pub fn tool(name: &str) -> PathBuf {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools")).join(name);
+    assert!(path.exists(), "{} is not there: run the suite by its make target", path.display());
+    path
+}

@@ -52,12 +52,17 @@ impl Drop for Cgroup {
     }
 }
 
-/// Ends the processes of a cgroup and of those below it, then removes them.
-pub(crate) fn remove(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for child in entries.filter_map(Result::ok).filter(|entry| entry.path().is_dir()) {
+/// Removes all cgroups below one, with their processes.
+pub(crate) fn empty(dir: &Path) {
+    let entries = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    for child in entries.filter(|entry| entry.path().is_dir()) {
         remove(&child.path());
     }
+}
+
+/// Ends the processes of a cgroup and of those below it, then removes them.
+pub(crate) fn remove(dir: &Path) {
+    empty(dir);
     // A process that was killed is in its cgroup until it has died; the kernel tells when the last one has.
     for _round in 0..20 {
         let inside = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();

@@ -21,6 +21,7 @@ pub mod envoy;
 pub mod errand;
 pub mod host;
 pub mod kernel;
+pub mod machine;
 pub mod need;
 pub mod net;
 pub mod node;

@@ -63,6 +63,11 @@ impl Netns {
         Self { path }.prepared()
     }
 
+    /// That of a process of ours, for as long as it runs.
+    pub fn of_process(process: nix::unistd::Pid) -> Self {
+        Self { path: PathBuf::from(format!("/proc/{process}/ns/net")) }
+    }
+
     fn prepared(self) -> Self {
         let new = self;
         for key in ["all/accept_dad", "default/accept_dad", "default/accept_ra", "default/dad_transmits"] {
@@ -172,6 +177,10 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
+        // A process's goes with the process.
+        if self.path.starts_with("/proc") {
+            return;
+        }
         let _gone = umount2(&self.path, MntFlags::MNT_DETACH);
         let _gone = fs::remove_file(&self.path);
     }
