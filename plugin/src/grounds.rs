@@ -77,7 +77,7 @@ mod tests {
     fn the_same_is_decided_again() {
         for entry in [
             json!({}),
-            json!({"mesh": "kuma", "dns": true, "udp": "block", "stateDir": "/a", "log": {"level": "debug"}}),
+            json!({"mesh": "kuma", "captureDns": true, "udp": "block", "stateDir": "/a", "log": {"level": "debug"}}),
             json!({"select": "all", "excludeNamespaces": [], "redirect": {"excludeOutboundPorts": ["1-9"]}}),
         ] {
             let settings = settings(&entry);

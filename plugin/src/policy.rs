@@ -181,7 +181,7 @@ fn plan(
 ) -> Result<Plan, Error> {
     let own = Layer::from(annotation::own(annotations, profile.marker)?);
     let mesh = key::layer(profile.keys, annotations, watch)?;
-    let entry = Layer { dns: Some(settings.dns), ..Layer::from(settings.redirect.clone()) };
+    let entry = Layer { dns: Some(settings.capture_dns), ..Layer::from(settings.redirect.clone()) };
     let defaults = (profile.defaults)();
     watch.layers(&own, &entry, &defaults);
     let theirs = own.redirect.exclude_inbound_ports.is_none()

@@ -22,7 +22,7 @@ fn main() {
     let meshed = node.pod(&world, Shape::dual());
     node.add(&meshed);
     node.redirect("dnsPort", json!(15053));
-    node.configure(|entry| (entry["dns"], entry["udp"]) = (json!(true), json!("block")));
+    node.configure(|entry| (entry["captureDns"], entry["udp"]) = (json!(true), json!("block")));
     let full = node.pod(&world, Shape::dual().numbered(3));
     node.add(&full);
     let bare = node.pod(&world, Shape::dual().numbered(4));

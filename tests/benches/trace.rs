@@ -42,7 +42,7 @@ impl Site {
     fn new(name: &'static str, plugin: Option<PathBuf>, listeners: usize) -> Self {
         let node = Node::new();
         node.served_by(plugin);
-        node.configure(|entry| entry["dns"] = json!(true));
+        node.configure(|entry| entry["captureDns"] = json!(true));
         node.redirect("dnsPort", json!(15053));
         let world = node.world();
         let pod = node.pod(&world, Shape::dual());

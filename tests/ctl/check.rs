@@ -154,7 +154,7 @@ fn the_proxy_at_a_wrong_address() {
 #[test]
 fn the_proxy_that_answers_dns() {
     let mut mesh = Mesh::before_add(Shape::dual());
-    mesh.node.configure(|entry| entry["dns"] = json!(true));
+    mesh.node.configure(|entry| entry["captureDns"] = json!(true));
     mesh.node.redirect("dnsPort", json!(15053));
     mesh.add();
     mesh.start_proxy();

@@ -91,7 +91,7 @@ fn check_sees_every_table() {
         mesh.node.configure(|entry| {
             entry["mesh"] = json!("istio");
             entry["redirect"] = json!({});
-            entry["dns"] = json!(true);
+            entry["captureDns"] = json!(true);
             entry["udp"] = json!("block");
         });
         let annotations = [

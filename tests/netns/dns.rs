@@ -36,7 +36,7 @@ impl Scene {
     /// A pod the plugin has not seen, on a node that captures DNS.
     pub(crate) fn before_add(shape: Shape) -> Self {
         let mesh = Mesh::before_add(shape);
-        mesh.node.configure(|entry| entry["dns"] = json!(true));
+        mesh.node.configure(|entry| entry["captureDns"] = json!(true));
         mesh.node.redirect("dnsPort", json!(DNS_PORT));
         let at = ["0.0.0.0:53", "[::]:53", "0.0.0.0:9999", "[::]:9999", "0.0.0.0:443", "[::]:443"];
         let answering = Answering::at(at.map(|at| ("world", at))).exact();

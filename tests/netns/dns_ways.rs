@@ -133,7 +133,7 @@ fn the_markers_route_comes_with_add_and_goes_with_del() {
     for (v6, server) in sockets() {
         assert_eq!(last(&scene.app(&script(v6, question(server)))).outcome(), "world", "{server}");
     }
-    scene.mesh.node.configure(|entry| entry["dns"] = json!(false));
+    scene.mesh.node.configure(|entry| entry["captureDns"] = json!(false));
     scene.mesh.add();
     assert!(!has_marker_route(&scene), "nobody needs it");
     assert_eq!(last(&scene.app(&Script::v4(question("10.96.0.53:53")))).outcome(), "world");

@@ -16,7 +16,7 @@ fn shaped(shape: Shape, dns: bool, keys: &[(&str, Value)]) -> Scene {
     let scene = Scene::before_add(shape);
     scene.mesh.node.configure(|entry| {
         entry["udp"] = json!("block");
-        entry["dns"] = json!(dns);
+        entry["captureDns"] = json!(dns);
     });
     for (key, value) in keys {
         scene.mesh.node.redirect(key, value.clone());

@@ -39,7 +39,7 @@ impl Bed {
         pod.annotations.clear();
         node.configure(|entry| {
             entry["select"] = Value::from("all");
-            entry["dns"] = Value::from(true);
+            entry["captureDns"] = Value::from(true);
         });
         node.redirect("dnsPort", Value::from(DNS_PORT));
         pod.netns.set("ipv4/ip_unprivileged_port_start", "0");

@@ -242,7 +242,7 @@ fn entry() -> impl Strategy<Value = Value> {
                 let listed = |key: &str| key.starts_with("include") || key.starts_with("exclude");
                 redirect.retain(|key, _| !listed(key) || keys.contains(&key.as_str()));
             }
-            json!({ "mesh": mesh, "select": "all", "dns": dns, "udp": udp, "redirect": redirect })
+            json!({ "mesh": mesh, "select": "all", "captureDns": dns, "udp": udp, "redirect": redirect })
         },
     )
 }

@@ -310,7 +310,7 @@ impl Place {
             "backend": self.backend,
             "redirect": { "outboundPort": 15001, "inboundPort": 15006, "dnsPort": 15053, "proxyUids": [1337] },
             // All that leaves something behind. Rules cannot tell what was before the proxy.
-            "dns": true,
+            "captureDns": true,
             "udp": "block",
             "beforeProxy": if self.backend == "ebpf" { "bypass" } else { "closed" },
             "stateDir": self.state,

@@ -10,10 +10,10 @@ use crate::{Include, Network, PortRange, paths};
 
 /// Keys of the object on a plugin's standard input that are CNI's and not ours. libcni puts `cniVersion`, `name`,
 /// `runtimeConfig` and `prevResult` there and leaves `type` and `capabilities` in; `args` and `ipam` are conventions of
-/// CNI that callers with typed configurations write even when they are empty. CNI's `dns` object is *not* tolerated: the
-/// key is ours, and a boolean. So are all keys that begin with [`RESERVED_PREFIX`].
-pub const TOLERATED: [&str; 8] =
-    ["type", "name", "cniVersion", "capabilities", "runtimeConfig", "prevResult", "args", "ipam"];
+/// CNI that callers with typed configurations write even when they are empty, and so is `dns`, an object of name servers. So are
+/// all keys that begin with [`RESERVED_PREFIX`].
+pub const TOLERATED: [&str; 9] =
+    ["type", "name", "cniVersion", "capabilities", "runtimeConfig", "prevResult", "args", "ipam", "dns"];
 
 /// Keys that begin so are reserved to CNI (`cni.dev/valid-attachments` and what may come).
 pub const RESERVED_PREFIX: &str = "cni.dev/";
@@ -34,8 +34,9 @@ pub struct Entry {
     pub failure_policy: FailurePolicy,
     /// What outbound connections get until the proxy has listened for the first time.
     pub before_proxy: BeforeProxy,
-    /// Capture DNS (UDP and TCP port 53) to the proxy's DNS port.
-    pub dns: bool,
+    /// Capture DNS (UDP and TCP port 53) to the proxy's DNS port. It cannot be called `dns`: libcni reads CNI's key of that name
+    /// in every entry, as an object, and loads no list in which it is anything else.
+    pub capture_dns: bool,
     /// UDP other than DNS that leaves a captured pod.
     pub udp: Udp,
     /// Overrides of the profile, or everything for `custom`.
@@ -57,7 +58,7 @@ impl Default for Entry {
             exclude_namespaces: vec!["kube-system".to_owned()],
             failure_policy: FailurePolicy::Closed,
             before_proxy: BeforeProxy::Closed,
-            dns: false,
+            capture_dns: false,
             udp: Udp::Pass,
             redirect: Redirect::default(),
             log: Log::default(),
@@ -289,10 +290,10 @@ impl Entry {
             .filter(|(key, _)| is_own(key))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
-        if own.get("dns").is_some_and(|dns| !dns.is_boolean()) {
+        if object.get("dns").is_some_and(|dns| !dns.is_object()) {
             return Err(EntryError {
                 path: "dns".to_owned(),
-                message: "must be true or false: in this entry the key says whether DNS is captured, CNI's object of name servers has no place here".to_owned(),
+                message: "is CNI's own key for an object of name servers, and no runtime loads a list that has anything else there: whether DNS is captured is said by `captureDns`".to_owned(),
             });
         }
         serde_path_to_error::deserialize(Value::Object(own)).map_err(|error| EntryError {
@@ -344,7 +345,7 @@ mod tests {
             serde_json::to_value(Entry::default()).expect("plain"),
             json!({
                 "mesh": "istio", "backend": "auto", "select": "annotated", "excludeNamespaces": ["kube-system"],
-                "failurePolicy": "closed", "beforeProxy": "closed", "dns": false, "udp": "pass", "redirect": {},
+                "failurePolicy": "closed", "beforeProxy": "closed", "captureDns": false, "udp": "pass", "redirect": {},
                 "log": {"level": "info", "file": "/var/log/shunt/shunt.log"},
                 "stateDir": "/run/shunt", "bpfDir": "/sys/fs/bpf/shunt"
             })
@@ -399,9 +400,9 @@ mod tests {
             (json!({"mash": "istio"}), "mash"),
             (json!({"mesh": "isto"}), "mesh"),
             (json!({"Mesh": "istio"}), "Mesh"),
-            (json!({"dns": {}}), "dns"),
-            (json!({"dns": {"nameservers": ["10.0.0.1"]}}), "dns"),
+            (json!({"dns": true}), "dns"),
             (json!({"dns": null}), "dns"),
+            (json!({"captureDns": {"nameservers": ["10.0.0.1"]}}), "captureDns"),
             (json!({"plugins": []}), "plugins"),
             (json!({"redirect": {"outboundPrt": 1}}), "redirect.outboundPrt"),
             (json!({"redirect": {"outboundPort": 0}}), "redirect.outboundPort"),

@@ -207,7 +207,7 @@ pub fn values(plan: &Plan) -> Vec<(&'static str, Value)> {
         ("tunnelPort", json!(tunnel_port)),
         ("selfCalls", json!(self_calls)),
         ("beforeProxy", json!(before_proxy)),
-        ("dns", json!(dns.is_some())),
+        ("captureDns", json!(dns.is_some())),
         ("udp", json!(udp)),
         ("dropInvalid", json!(drop_invalid)),
     ];
@@ -293,10 +293,10 @@ impl<'a> Trace<'a> {
             "mesh" if self.settings.mesh == Entry::default().mesh => {
                 Source::EntryDefault { key: key.to_owned() }
             }
-            "dns" | "beforeProxy" | "udp" if self.is_default(key) => {
+            "captureDns" | "beforeProxy" | "udp" if self.is_default(key) => {
                 Source::EntryDefault { key: key.to_owned() }
             }
-            "dns" | "beforeProxy" | "udp" | "mesh" => Source::Entry { key: key.to_owned() },
+            "captureDns" | "beforeProxy" | "udp" | "mesh" => Source::Entry { key: key.to_owned() },
             _ => Source::Entry { key: format!("redirect.{key}") },
         }
     }
@@ -304,7 +304,7 @@ impl<'a> Trace<'a> {
     fn is_default(&self, key: &str) -> bool {
         let (is, default) = (&**self.settings, Entry::default());
         match key {
-            "dns" => is.dns == default.dns,
+            "captureDns" => is.capture_dns == default.capture_dns,
             "beforeProxy" => is.before_proxy == default.before_proxy,
             _ => is.udp == default.udp,
         }
@@ -394,7 +394,7 @@ fn parts(layer: &Layer) -> Map<String, Value> {
         _ => Map::new(),
     };
     for (part, value) in [
-        ("dns", json!(dns)),
+        ("captureDns", json!(dns)),
         ("dnsServers", json!(dns_servers)),
         ("excludeUids", json!(exclude_uids)),
         ("dropInvalid", json!(drop_invalid)),

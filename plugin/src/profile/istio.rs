@@ -352,7 +352,7 @@ mod page {
             },
         ],
         differs: &[
-            "The pod object is not seen: not the labels (`sidecar.istio.io/inject` as a label), not the proxy's environment, which is also made from the mesh's default configuration, not its `runAsUser`. Set `dns`, `redirect.proxyUids` and `redirect.proxyGids` in the entry where the mesh's defaults differ.",
+            "The pod object is not seen: not the labels (`sidecar.istio.io/inject` as a label), not the proxy's environment, which is also made from the mesh's default configuration, not its `runAsUser`. Set `captureDns`, `redirect.proxyUids` and `redirect.proxyGids` in the entry where the mesh's defaults differ.",
             "Both address families are captured, as with `ISTIO_DUAL_STACK`.",
             "`*` as a list of excluded ports is an error.",
             "Environment of istio-cni itself (`ISTIO_OUTBOUND_OWNER_GROUPS`, `ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR`) has no counterpart.",

@@ -17,7 +17,7 @@ const DNS_PORT: u16 = 15053;
 pub(super) fn user_namespace(scene: &mut Scene, family: Family) -> String {
     let node = Node::on(scene.backend.name());
     node.configure(|entry| {
-        entry["dns"] = serde_json::json!(true);
+        entry["captureDns"] = serde_json::json!(true);
         entry["udp"] = serde_json::json!("block");
     });
     node.redirect("dnsPort", serde_json::json!(DNS_PORT));

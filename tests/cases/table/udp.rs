@@ -14,7 +14,7 @@ const DNS_PORT: u16 = 15053;
 const RESOLVER: Proxy = Proxy { dns: Some((DNS_PORT, &["127.0.0.1", "[::1]"])), ..EVERYWHERE };
 
 fn dns(node: &Node, _pod: &mut Pod) {
-    node.configure(|entry| entry["dns"] = json!(true));
+    node.configure(|entry| entry["captureDns"] = json!(true));
     node.redirect("dnsPort", json!(DNS_PORT));
 }
 
@@ -82,7 +82,7 @@ pub(super) const GROUPS: &[Group] = &[
         cases: ISTIO,
         plan: |node, pod| {
             istio(node, pod);
-            node.configure(|entry| entry["dns"] = json!(true));
+            node.configure(|entry| entry["captureDns"] = json!(true));
             pod.annotations.extend(annotated(&[("traffic.sidecar.istio.io/excludeOutboundPorts", "9999")]));
         },
         proxy: RESOLVER,

@@ -231,7 +231,7 @@ fn golden_replies() {
         (
             env_of("ADD"),
             r#"{"cniVersion":"1.0.0","name":"net","prevResult":{},"mash":1}"#,
-            r#"{"cniVersion":"1.0.0","code":7,"msg":"network configuration or annotation invalid","details":"key \"mash\": unknown field `mash`, expected one of `mesh`, `backend`, `select`, `excludeNamespaces`, `failurePolicy`, `beforeProxy`, `dns`, `udp`, `redirect`, `log`, `stateDir`, `bpfDir`"}"#,
+            r#"{"cniVersion":"1.0.0","code":7,"msg":"network configuration or annotation invalid","details":"key \"mash\": unknown field `mash`, expected one of `mesh`, `backend`, `select`, `excludeNamespaces`, `failurePolicy`, `beforeProxy`, `captureDns`, `udp`, `redirect`, `log`, `stateDir`, `bpfDir`"}"#,
         ),
         (
             env_of("ADD"),
@@ -323,7 +323,7 @@ fn del_takes_any_object() {
     for stdin in [
         "{}",
         r#"{"cniVersion":"7","name":1,"prevResult":[],"dns":{},"redirect":"x","mash":1,"runtimeConfig":3}"#,
-        r#"{"cniVersion":[],"mesh":"linkerd","dns":true,"udp":"block"}"#,
+        r#"{"cniVersion":[],"mesh":"linkerd","captureDns":true,"dns":true,"udp":"block"}"#,
         r#"{"stateDir":"relative","log":{"level":"loud","file":7}}"#,
     ] {
         let seen = called(&Spy::default(), &env_of("DEL"), stdin.as_bytes());
@@ -403,7 +403,7 @@ fn each_call_is_counted_once_where_it_is_known_in_which_directory() {
     let add = env_of("ADD");
     for (stdin, wanted) in [
         (with_key("stateDir", json!("/a")), &["/a ADD failed ebpf"][..]),
-        (with_key("dns", json!(true)), &["/run/shunt ADD failed ebpf"]),
+        (with_key("captureDns", json!(true)), &["/run/shunt ADD failed ebpf"]),
         (with_key("mash", json!(1)), &["/run/shunt ADD failed none"]),
         (with_key("stateDir", json!("a")), &[]),
         (with_key("stateDir", json!(1)), &[]),
@@ -481,6 +481,7 @@ fn nearly_good() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
             "prevResult",
             "runtimeConfig",
             "dns",
+            "captureDns",
             "redirect",
             "log",
             "stateDir",

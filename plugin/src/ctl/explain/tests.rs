@@ -33,7 +33,7 @@ const STATUS: &str = "sidecar.istio.io/status";
 #[test]
 fn a_pod_and_why() {
     let conflist = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [
-        {"type": "calico"}, {"type": "shunt", "capabilities": {}, "mesh": "istio", "dns": true}]});
+        {"type": "calico"}, {"type": "shunt", "capabilities": {}, "mesh": "istio", "captureDns": true}]});
     let (code, answer) =
         json_of(&conflist, &json!({STATUS: "{}"}), &["--namespace", "shop", "--name", "cart-0"]);
     assert_eq!((code, &answer["state"]), (TOLD, &json!("captured")));
@@ -43,8 +43,8 @@ fn a_pod_and_why() {
         json!({"code": "marked", "key": STATUS, "words": format!("annotation {STATUS} marks it")})
     );
     assert_eq!(answer["pod"]["namespace"], "shop");
-    let dns = answer["plan"].as_array().expect("a list").iter().find(|value| value["key"] == "dns");
-    assert_eq!(dns, Some(&json!({"key": "dns", "value": true, "from": [{"layer": "entry", "key": "dns"}]})));
+    let dns = answer["plan"].as_array().expect("a list").iter().find(|value| value["key"] == "captureDns");
+    assert_eq!(dns, Some(&json!({"key": "captureDns", "value": true, "from": [{"layer": "entry", "key": "captureDns"}]})));
 
     let (code, answer) = json_of(&json!({}), &json!({}), &[]);
     assert_eq!(
@@ -85,7 +85,7 @@ fn what_add_would_refuse() {
 
 /// An entry and annotations with something on every list.
 fn full() -> (Value, Value) {
-    let entry = json!({"mesh": "istio", "dns": true, "udp": "block", "redirect": {
+    let entry = json!({"mesh": "istio", "captureDns": true, "udp": "block", "redirect": {
         "includeOutboundCidrs": ["10.0.0.0/8", "fd00::/8"], "excludeOutboundCidrs": ["10.1.0.0/16", "10.1.2.0/24"],
         "includeOutboundPorts": [3306], "excludeInboundCidrs": ["10.9.0.0/16"]}});
     let annotations = json!({
@@ -151,8 +151,8 @@ fn connections_and_what_decides() {
         ),
         (&["--to", "224.0.0.1:80"], json!(["passes", "multicast", none, none, none])),
         (&["--to", "255.255.255.255:80"], json!(["passes", "broadcast", none, none, none])),
-        (&["--to", "11.0.0.1:53"], json!(["captured", "dns", "dns", none, "entry"])),
-        (&["--to", "11.0.0.1:53", "--udp"], json!(["captured", "dns", "dns", none, "entry"])),
+        (&["--to", "11.0.0.1:53"], json!(["captured", "dns", "captureDns", none, "entry"])),
+        (&["--to", "11.0.0.1:53", "--udp"], json!(["captured", "dns", "captureDns", none, "entry"])),
         (&["--to", "10.2.0.1:443", "--udp"], json!(["refused", "udp-blocked", "udp", none, "entry"])),
         (&["--to", "10.2.0.1:443", "--udp", "--bound"], json!(["passes", "served", "udp", none, "entry"])),
         (
@@ -237,7 +237,7 @@ excludeInterfaces    none                 mesh istio
 tunnelPort           15008                mesh istio
 selfCalls            yes                  mesh istio
 beforeProxy          closed               default of beforeProxy
-dns                  no                   default of dns
+captureDns           no                   default of captureDns
 udp                  pass                 default of udp
 dropInvalid          no                   mesh istio
 ";

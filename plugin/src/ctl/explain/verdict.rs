@@ -188,7 +188,7 @@ impl Ground<'_> {
             Reason::SelfCall => ("selfCalls", None),
             Reason::OwnAddress => ("ownAddresses", None),
             Reason::ExcludedInterface => ("excludeInterfaces", None),
-            Reason::Dns => ("dns", None),
+            Reason::Dns => ("captureDns", None),
             Reason::DnsTcp => ("dnsTcp", None),
             Reason::Datagram | Reason::UdpBlocked | Reason::Served => ("udp", None),
             Reason::BeforeProxy => ("beforeProxy", None),
