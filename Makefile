@@ -26,10 +26,17 @@ IMAGE ?= localhost/shunt:$(VERSION)
 PLANS ?= 5000
 SEED ?= 1
 
+# What `make test-cluster` needs of the caller
+NEXT_IMAGE ?= $(IMAGE)-next
+POD_IMAGE ?=
+VALUES ?=
+ONLY ?=
+
 .PHONY: help deps build kernel image manifests demo demos test lint fmt bench fuzz parity ci clean
+.PHONY: node-tools test-node test-images test-cluster
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 deps: ## install what is missing on this machine, pinned; says what it did
 	@conf/deps.sh build image demo test lint fuzz
@@ -81,6 +88,21 @@ fuzz: kernel ## each fuzz target for TIME=60 seconds
 parity: build ## PLANS=5000 random plans, every backend beside the decision; SEED=1 says which
 	@conf/deps.sh --quiet test
 	@PLANS=$(PLANS) SEED=$(SEED) $(CARGO) test $(LOCKED) -p shunt-tests --test parity -- --nocapture
+
+node-tools: image
+	@conf/deps.sh --quiet node
+	@conf/probe.sh $(LOCKED)
+
+test-node: node-tools ## the chart on a Kubernetes node of its own: pods, reboots, upgrades, uninstall (ONLY="reboot", KEEP=1)
+	@env -u KUBECONFIG KEEP=$(KEEP) $(CARGO) test --quiet $(LOCKED) -p shunt-tests --test node -- $(ONLY)
+
+test-images: node-tools ## target/test-images: what has to be pushed for `make test-cluster`, besides target/image.tar
+	@$(CARGO) test --quiet $(LOCKED) -p shunt-tests --test node -- --images
+
+test-cluster: ## the same scenarios as far as they need no node (KUBECONFIG=, IMAGE=, NEXT_IMAGE=, POD_IMAGE=, VALUES="platform=gke")
+	@conf/deps.sh --quiet node
+	@KUBECONFIG="$(KUBECONFIG)" IMAGE=$(IMAGE) NEXT_IMAGE=$(NEXT_IMAGE) POD_IMAGE=$(POD_IMAGE) VALUES="$(VALUES)" \
+		$(CARGO) test --quiet $(LOCKED) -p shunt-tests --test node -- $(ONLY)
 
 ci: ## lint, build, test, the demo and all demos, each with its time
 	@conf/ci.sh lint build test demo demos

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# deps.sh [--quiet] GROUP...: installs what is missing for build, image, ship, test, containerd, demo, lint or fuzz.
+# deps.sh [--quiet] GROUP...: installs what is missing for build, image, ship, test, containerd, node, demo, lint or fuzz.
 #
 # Debian packages by name, everything else by pinned version into a cache of the user's. A line for each thing it did or
 # found; with --quiet only for what it did. Run again it does nothing.
@@ -12,6 +12,7 @@ if [ "${1:-}" = --quiet ]; then quiet=1; shift; fi
 wants() { [[ " $groups " == *" $1 "* ]]; }
 groups=$*
 if wants demo; then groups+=' build'; fi
+if wants node; then groups+=' containerd'; fi
 if wants containerd; then groups+=' test'; fi
 if wants test; then groups+=' build demo ship'; fi
 if wants ship; then groups+=' image'; fi
@@ -220,3 +221,4 @@ if wants ship; then
 fi
 
 if wants containerd; then . conf/deps/containerd.sh; fi
+if wants node; then . conf/deps/node.sh; fi

@@ -1,6 +1,7 @@
 //! A process of a test: goes where it is told, becomes who it is told, and serves or dials.
 //!
-//! `probe JOB PLACE ORDERS`, the last two as JSON of [`shunt_tests::ask`]. Jobs of a whole machine are [`machine`] and [`runc`].
+//! `probe JOB PLACE ORDERS`, the last two as JSON of [`shunt_tests::ask`]. Jobs of a whole machine are [`machine`] and [`runc`], those of
+//! containers in [`pod`].
 
 #![expect(
     clippy::expect_used,
@@ -13,8 +14,10 @@ mod errands;
 mod machine;
 mod many;
 mod place;
+mod pod;
 mod runc;
 mod serve;
+mod sidecar;
 mod socket;
 mod udp;
 
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
         Some("machine") => return machine::begin(&arguments.next().expect("a machine's orders")),
         Some("first") => return machine::first(&arguments.next().expect("a machine's orders")),
         Some("runc") => return runc::run(&std::env::args_os().skip(2).collect::<Vec<_>>()),
+        Some("pod") => return pod::run(&arguments.collect::<Vec<_>>()),
         Some("pause") => return machine::pause(),
         _ => arguments = std::env::args().skip(1),
     }
