@@ -144,7 +144,10 @@ fn with_the_privileges_of_the_chart_and_no_more() {
         }
         // In a container the plugin has other process ids than on the host, and finds all the same that eBPF works.
         let answer = fs::read_to_string(node.path("/run/shunt/backend.json")).expect("STATUS has probed");
-        assert!(answer.contains(r#""backend": "ebpf""#) || answer.contains(r#""backend":"ebpf""#), "{answer}");
+        assert!(
+            answer.contains(r#""backend": "ebpf""#) || answer.contains(r#""backend":"ebpf""#),
+            "{answer}"
+        );
         node.run(&["status"]).ok();
         let said = node.run(&["uninstall"]);
         said.ok();

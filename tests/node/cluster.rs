@@ -55,7 +55,8 @@ impl Cluster {
     pub(crate) fn there<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
             if let Some(path) = &self.netns {
-                let namespace = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                let namespace =
+                    File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
                 setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may enter network namespaces");
             }
             work()
@@ -89,7 +90,10 @@ impl Cluster {
             let mut child = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
             let written = child.stdin.take().expect("stdin is piped").write_all(input.as_bytes());
             let output = child.wait_with_output().expect("it ends");
-            assert!(written.is_ok() || !output.status.success(), "{program} {arguments:?} did not read its input");
+            assert!(
+                written.is_ok() || !output.status.success(),
+                "{program} {arguments:?} did not read its input"
+            );
             output
         })
     }
@@ -117,8 +121,16 @@ impl Cluster {
     pub(crate) fn release(&self, image: &str, values: &[&str]) {
         let (repository, tag) = image.rsplit_once(':').expect("an image has a tag");
         let (repository, tag) = (format!("image.repository={repository}"), format!("image.tag={tag}"));
-        let mut arguments =
-            vec!["upgrade", "--install", RELEASE, "conf/chart", "--wait", "--timeout=5m", "--set", &repository];
+        let mut arguments = vec![
+            "upgrade",
+            "--install",
+            RELEASE,
+            "conf/chart",
+            "--wait",
+            "--timeout=5m",
+            "--set",
+            &repository,
+        ];
         arguments.extend(["--set", &tag]);
         for value in self.values.iter().map(String::as_str).chain(values.iter().copied()) {
             arguments.extend(["--set", value]);
@@ -165,7 +177,10 @@ impl Cluster {
         let text = self.kubectl(&["-n", NAMESPACE, "get", "pods", "-o", "json"]);
         let list: Value = serde_json::from_str(&text).expect("kubectl prints JSON");
         let items = list["items"].as_array().cloned().unwrap_or_default();
-        items.into_iter().map(|pod| (pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(), pod)).collect()
+        items
+            .into_iter()
+            .map(|pod| (pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(), pod))
+            .collect()
     }
 
     /// Waits until these pods are ready.
@@ -215,7 +230,8 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn ask(&self, pod: &str, address: &str) -> Visit {
         let path = format!("/{pod}-exec");
-        let arguments = ["-n", NAMESPACE, "exec", pod, "-c", "app", "--", PROBE, "pod", "try", &path, address];
+        let arguments =
+            ["-n", NAMESPACE, "exec", pod, "-c", "app", "--", PROBE, "pod", "try", &path, address];
         let text = self.kubectl(&arguments);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"))
     }

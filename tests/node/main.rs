@@ -10,7 +10,11 @@
     clippy::print_stdout,
     reason = "a program for people, which stops where its ground gives way"
 )]
-#![expect(clippy::format_push_string, clippy::indexing_slicing, reason = "texts and JSON are put together piece by piece")]
+#![expect(
+    clippy::format_push_string,
+    clippy::indexing_slicing,
+    reason = "texts and JSON are put together piece by piece"
+)]
 
 mod cluster;
 mod images;
@@ -67,8 +71,11 @@ fn on_a_node(wanted: &[String]) -> bool {
     println!("ready after {:.1} s", begun.elapsed().as_secs_f64());
     let before = Some(Whole::of(&node));
     let mut bed = Bed { cluster, world, node: Some(node), before, count: Count::default() };
-    let scenarios =
-        [on_cluster::INSTALL].into_iter().chain(on_cluster::SCENARIOS).chain(on_node::SCENARIOS).collect::<Vec<_>>();
+    let scenarios = [on_cluster::INSTALL]
+        .into_iter()
+        .chain(on_cluster::SCENARIOS)
+        .chain(on_node::SCENARIOS)
+        .collect::<Vec<_>>();
     let passed = play_all(&mut bed, &scenarios, |scenario| is_wanted(wanted, scenario));
     if let Some(node) = &bed.node {
         if !passed {
@@ -84,8 +91,15 @@ fn on_a_node(wanted: &[String]) -> bool {
 /// Keeps the node until somebody presses Enter.
 fn hold(cluster: &Cluster, node: &Node) {
     let netns = cluster.netns.as_deref().unwrap_or(std::path::Path::new("/proc/self/ns/net")).display();
-    println!("\nthe node runs until you press Enter. On it:\n  nsenter --target {} --all --wd=/ env -i PATH=/opt/rig/bin:/opt/rig/containerd:/opt/rig/kubernetes:/usr/sbin:/usr/bin KUBECONFIG=/etc/kubernetes/admin.conf bash", node.machine.first());
-    println!("beside it:\n  nsenter --net={netns} env KUBECONFIG={} {} get pods -A", cluster.kubeconfig.display(), shunt_tests::bin::tool("kubectl").display());
+    println!(
+        "\nthe node runs until you press Enter. On it:\n  nsenter --target {} --all --wd=/ env -i PATH=/opt/rig/bin:/opt/rig/containerd:/opt/rig/kubernetes:/usr/sbin:/usr/bin KUBECONFIG=/etc/kubernetes/admin.conf bash",
+        node.machine.first()
+    );
+    println!(
+        "beside it:\n  nsenter --net={netns} env KUBECONFIG={} {} get pods -A",
+        cluster.kubeconfig.display(),
+        shunt_tests::bin::tool("kubectl").display()
+    );
     let _pressed = std::io::stdin().read_line(&mut String::new());
 }
 
@@ -93,7 +107,10 @@ fn on_a_cluster(kubeconfig: std::path::PathBuf, wanted: &[String]) -> bool {
     assert!(kubeconfig.is_file(), "KUBECONFIG={}: it is to name one file", kubeconfig.display());
     let image = |name: &str| {
         let image = std::env::var(name).unwrap_or_default();
-        assert!(!image.is_empty(), "{name} is not set: it names an image that the cluster's nodes can get, see `make test-images`");
+        assert!(
+            !image.is_empty(),
+            "{name} is not set: it names an image that the cluster's nodes can get, see `make test-images`"
+        );
         image
     };
     let images = Images { installer: image("IMAGE"), next: image("NEXT_IMAGE"), pod: image("POD_IMAGE") };

@@ -149,8 +149,9 @@ impl Node {
     #[track_caller]
     pub(crate) fn shuntctl(&self, arguments: &[&str]) -> Value {
         let done = self.machine.exec("shuntctl", &[arguments, &["--output", "json"]].concat());
-        serde_json::from_slice(&done.stdout)
-            .unwrap_or_else(|error| panic!("shuntctl {arguments:?}: {error}: {}", String::from_utf8_lossy(&done.stderr)))
+        serde_json::from_slice(&done.stdout).unwrap_or_else(|error| {
+            panic!("shuntctl {arguments:?}: {error}: {}", String::from_utf8_lossy(&done.stderr))
+        })
     }
 
     /// The ends of the node's logs, for a failure.

@@ -30,7 +30,8 @@ pub(crate) fn app(name: &str, image: &str, asks: &[String]) -> Value {
     job.extend(asks.iter().map(String::as_str));
     let mut app = container("app", image, 1000, &job);
     // For a meshed pod the kubelet's question goes through the proxy.
-    app["readinessProbe"] = json!({ "httpGet": { "port": APP_PORT, "path": "/readiness" }, "periodSeconds": 1 });
+    app["readinessProbe"] =
+        json!({ "httpGet": { "port": APP_PORT, "path": "/readiness" }, "periodSeconds": 1 });
     app
 }
 
@@ -43,15 +44,17 @@ pub(crate) fn proxy(image: &str) -> Value {
 pub(crate) fn native_proxy(image: &str) -> Value {
     let mut proxy = proxy(image);
     proxy["restartPolicy"] = json!("Always");
-    proxy["startupProbe"] =
-        json!({ "httpGet": { "port": HEALTH, "path": "/healthz/ready" }, "periodSeconds": 1, "failureThreshold": 60 });
+    proxy["startupProbe"] = json!({ "httpGet": { "port": HEALTH, "path": "/healthz/ready" }, "periodSeconds": 1, "failureThreshold": 60 });
     proxy
 }
 
 /// A pod. What Istio's webhook writes on a meshed one is all that tells them apart.
 pub(crate) fn pod(name: &str, meshed: bool, init: &[Value], containers: &[Value]) -> Value {
-    let annotations =
-        if meshed { json!({ "sidecar.istio.io/status": r#"{"containers":["istio-proxy"]}"# }) } else { json!({}) };
+    let annotations = if meshed {
+        json!({ "sidecar.istio.io/status": r#"{"containers":["istio-proxy"]}"# })
+    } else {
+        json!({})
+    };
     json!({
         "apiVersion": "v1",
         "kind": "Pod",

@@ -7,6 +7,7 @@ mod tools;
 mod traffic;
 
 use crate::scenario::{Bed, Scenario};
+pub(crate) use install::uninstall;
 
 const fn scenario(name: &'static str, play: fn(&mut Bed) -> String) -> Scenario {
     Scenario { name, play }
@@ -26,4 +27,4 @@ pub(crate) const SCENARIOS: [Scenario; 8] = [
     scenario("beforeProxy bypass by upgrade", pods::init_bypass),
 ];
 /// The last on a cluster of somebody else's.
-pub(crate) const UNINSTALL: Scenario = scenario("helm uninstall", install::uninstall);
+pub(crate) const UNINSTALL: Scenario = scenario("helm uninstall, detach", uninstall);

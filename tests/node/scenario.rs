@@ -70,7 +70,8 @@ pub(crate) fn play_all(bed: &mut Bed, scenarios: &[Scenario], wanted: impl Fn(&S
     for scenario in scenarios.iter().filter(|scenario| wanted(scenario)) {
         println!("{:<34} ...", scenario.name);
         let (begun, before) = (Instant::now(), bed.count);
-        let outcome = catch_unwind(AssertUnwindSafe(|| (scenario.play)(bed))).map_err(|panic| message(&*panic));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| (scenario.play)(bed))).map_err(|panic| message(&*panic));
         let time = begun.elapsed();
         let count = Count {
             meshed: bed.count.meshed - before.meshed,
@@ -105,7 +106,9 @@ pub(crate) fn play_all(bed: &mut Bed, scenarios: &[Scenario], wanted: impl Fn(&S
 }
 
 fn table(played: &[Played]) {
-    println!("\n| scenario | result | seconds | pods counted | bare | stuck | what was seen |\n|---|---|---|---|---|---|---|");
+    println!(
+        "\n| scenario | result | seconds | pods counted | bare | stuck | what was seen |\n|---|---|---|---|---|---|---|"
+    );
     for Played { name, time, outcome, count } in played {
         let (word, remark) = match outcome {
             Ok(remark) => ("ok", remark.as_str()),
@@ -119,5 +122,6 @@ fn table(played: &[Played]) {
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_else(|| "a panic".to_owned())
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "a panic".to_owned())
 }

@@ -84,7 +84,11 @@ impl World {
             let (from, path) = line.split_once(' ')?;
             Some(Note { from: from.parse().ok()?, path: path.to_owned() })
         };
-        text.lines().skip(mark).filter_map(note).filter(|note| note.path.trim_start_matches('/').starts_with(who)).collect()
+        text.lines()
+            .skip(mark)
+            .filter_map(note)
+            .filter(|note| note.path.trim_start_matches('/').starts_with(who))
+            .collect()
     }
 
     /// Those of them that no proxy made.

@@ -74,7 +74,8 @@ fn dial_out(to: SocketAddr) -> io::Result<Socket> {
     for _attempt in 0..count {
         let port = SOURCES.start() + NEXT.fetch_add(1, Ordering::Relaxed) % count;
         match dial(to, SocketAddr::new(any, port)) {
-            Err(error) if [io::ErrorKind::AddrInUse, io::ErrorKind::AddrNotAvailable].contains(&error.kind()) => {}
+            Err(error)
+                if [io::ErrorKind::AddrInUse, io::ErrorKind::AddrNotAvailable].contains(&error.kind()) => {}
             done => return done,
         }
     }

@@ -68,7 +68,7 @@ fn what_cannot_be_is_refused() {
         ("entry.mesh=linkrd", "at '/entry/mesh': value must be one of 'istio', 'linkerd'"),
         ("entry.foo=1", "at '/entry': additional properties 'foo' not allowed"),
         ("entry.type=calico", "at '/entry/type': value must be 'shunt'"),
-        ("entry.dns.nameservers=x", "at '/entry/dns': got object, want boolean"),
+        ("entry.captureDns.nameservers=x", "at '/entry/captureDns': got object, want boolean"),
         ("entry.capabilities=null", "missing property 'capabilities'"),
         ("imag.tag=1", "additional properties 'imag' not allowed"),
         ("image.tagg=1", "at '/image': additional properties 'tagg' not allowed"),

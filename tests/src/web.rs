@@ -42,10 +42,16 @@ pub fn serve(listener: &TcpListener, seen: impl Fn(SocketAddr, &str) + Sync) -> 
 
 fn answer(mut client: TcpStream, from: SocketAddr, seen: impl Fn(SocketAddr, &str)) {
     let _slow = client.set_read_timeout(Some(PATIENCE));
-    let mut request = [0; 4096];
-    // One read: what asks here sends its request in one piece.
-    let count = client.read(&mut request).unwrap_or(0);
-    let request = String::from_utf8_lossy(request.get(..count).unwrap_or_default());
+    // All of it: to close on what was not read resets the connection.
+    let mut request = Vec::new();
+    let mut buffer = [0; 4096];
+    while !request.ends_with(b"\r\n\r\n") && request.len() < 65536 {
+        match client.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => request.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+        }
+    }
+    let request = String::from_utf8_lossy(&request);
     seen(from, request.split_ascii_whitespace().nth(1).unwrap_or_default());
     let body = format!("{from}\n");
     let length = body.len();
@@ -70,7 +76,8 @@ fn ask(address: SocketAddr, path: &str, visit: &mut Visit) -> io::Result<()> {
     server.set_read_timeout(Some(PATIENCE))?;
     visit.local = Some(plain(server.local_addr()?));
     visit.peer = Some(plain(server.peer_addr()?));
-    write!(server, "GET {path} HTTP/1.1\r\nHost: shunt\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: shunt\r\nConnection: close\r\n\r\n");
+    server.write_all(request.as_bytes())?;
     let mut answer = String::new();
     server.read_to_string(&mut answer)?;
     visit.seen_by_server = answer.split("\r\n\r\n").nth(1).and_then(|body| body.trim().parse().ok());

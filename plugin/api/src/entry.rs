@@ -394,6 +394,19 @@ mod tests {
         );
     }
 
+    /// libcni reads its own keys in every entry, whatever their case, and loads no list in which one is not of its type.
+    #[test]
+    fn no_key_is_one_of_cnis() {
+        let Value::Object(keys) = serde_json::to_value(Entry::default()).expect("plain") else {
+            panic!("an entry is an object");
+        };
+        for key in keys.keys() {
+            assert!(super::TOLERATED.iter().all(|taken| !taken.eq_ignore_ascii_case(key)), "{key}");
+        }
+        let cni = object(json!({"dns": {"nameservers": ["10.0.0.1"]}, "captureDns": true}));
+        assert!(Entry::from_object(&cni).is_ok_and(|entry| entry.capture_dns), "CNI's own passes");
+    }
+
     #[test]
     fn errors_name_the_key() {
         for (entry, path) in [

@@ -162,7 +162,10 @@ mod tests {
             ("06-b.conf", r#"{"name": "b"}"#),
             ("07-c.conflist", r#"{"name": "c", "plugins": []}"#),
             ("08-d.conflist", r#"{"plugins": [{"type": "x"}]}"#),
-            ("10-e.conflist", r#"{"name": "e", "plugins": [{"type": "x"}, {"type": "shunt", "captureDns": 3}]}"#),
+            (
+                "10-e.conflist",
+                r#"{"name": "e", "plugins": [{"type": "x"}, {"type": "shunt", "captureDns": 3}]}"#,
+            ),
             ("11-f.json", r#"{"name": "f", "type": "shunt"}"#),
             ("12-g.conflist.bak", "{}"),
         ] {

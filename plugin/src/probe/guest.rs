@@ -78,7 +78,8 @@ impl Guest {
             ForkResult::Parent { child } => {
                 drop(theirs);
                 let talk = BufReader::new(ours);
-                let mut guest = Self { pid: child, talk, deadline, cookie: 0, v6: false, netns: PathBuf::new() };
+                let mut guest =
+                    Self { pid: child, talk, deadline, cookie: 0, v6: false, netns: PathBuf::new() };
                 match guest.hear()? {
                     Said::Ready { cookie, v6, netns } => {
                         (guest.cookie, guest.v6, guest.netns) = (cookie, v6, netns);

@@ -268,7 +268,7 @@ fn own_annotations_under_every_mesh() {
         ] {
             pod.insert(format!("shunt-cni.io/{key}"), value.to_owned());
         }
-        let entry = json!({"mesh": mesh.as_str(), "dns": true});
+        let entry = json!({"mesh": mesh.as_str(), "captureDns": true});
         let Ok(Decision::Intercept(plan)) = decide(&PodRef::default(), &pod, &settings(&entry)) else {
             panic!("{mesh}");
         };

@@ -74,9 +74,27 @@ fn make_certificate(machine: &Machine) {
     let (key, certificate) = (machine.path(KEY), machine.path(CERTIFICATE));
     fs::create_dir_all(key.parent().expect("a file lies in a directory")).expect("own disk");
     let done = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+        ])
         // Its own authority it is by being trusted; one that says it is an authority is refused as a server's.
-        .args(["-subj", "/CN=kubernetes", "-addext", &names, "-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .args([
+            "-subj",
+            "/CN=kubernetes",
+            "-addext",
+            &names,
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-keyout",
+        ])
         .arg(&key)
         .arg("-out")
         .arg(&certificate)
@@ -222,8 +240,10 @@ pub(crate) fn kubelet() -> Service {
 pub(crate) fn network(machine: &Machine) {
     for chain in ["PREROUTING", "OUTPUT"] {
         let target = format!("{NODE_V4}:6443");
-        let rule =
-            ["-t", "nat", "-A", chain, "-d", SERVICE, "-p", "tcp", "--dport", "443", "-j", "DNAT", "--to", &target];
+        let rule = [
+            "-t", "nat", "-A", chain, "-d", SERVICE, "-p", "tcp", "--dport", "443", "-j", "DNAT", "--to",
+            &target,
+        ];
         machine.run("iptables", &rule);
     }
 }

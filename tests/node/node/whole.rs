@@ -10,7 +10,7 @@ use shunt_tests::kernel::on_cgroup;
 use super::Node;
 
 /// What is the work of others, and changes with every pod or by itself.
-const OTHERS: [&str; 12] = [
+const OTHERS: [&str; 14] = [
     "etc/kubernetes/manifests",
     "run/containerd",
     "run/netns",
@@ -21,7 +21,9 @@ const OTHERS: [&str; 12] = [
     "var/lib/containerd",
     "var/lib/etcd",
     "var/lib/kubelet",
-    "var/log",
+    "var/log/containers",
+    "var/log/daemons",
+    "var/log/pods",
     "var/tmp",
 ];
 
@@ -66,7 +68,9 @@ impl Whole {
                 Some(_) => {}
             }
         }
-        lines.extend(other.0.keys().filter(|key| !self.0.contains_key(*key)).map(|key| format!("{key} is new")));
+        lines.extend(
+            other.0.keys().filter(|key| !self.0.contains_key(*key)).map(|key| format!("{key} is new")),
+        );
         lines
     }
 
@@ -120,7 +124,11 @@ fn mounts(path: &Path) -> String {
     let mut places: Vec<&str> = text
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
-        .filter(|place| !["/run/containerd", "/run/netns", "/var/lib/kubelet"].iter().any(|start| place.starts_with(start)))
+        .filter(|place| {
+            !["/run/containerd", "/run/netns", "/var/lib/kubelet"]
+                .iter()
+                .any(|start| place.starts_with(start))
+        })
         .collect();
     places.sort_unstable();
     places.join("\n")

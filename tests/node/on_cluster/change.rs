@@ -24,7 +24,8 @@ fn churn(cluster: &Cluster, there: &[String], stop: &AtomicBool) -> Churned {
     let mut done = Churned::default();
     while done.rounds < 2 || !stop.load(Ordering::Relaxed) {
         let round = done.rounds;
-        let mut pods: Vec<_> = (0..MESHED).map(|n| meshed(&format!("churn-{round}-{n}"), image, there)).collect();
+        let mut pods: Vec<_> =
+            (0..MESHED).map(|n| meshed(&format!("churn-{round}-{n}"), image, there)).collect();
         pods.push(plain(&format!("plainly-{round}"), image, there));
         let names: Vec<String> =
             pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect();
@@ -50,7 +51,8 @@ fn not_ready(cluster: &Cluster, names: &[String]) -> Vec<String> {
         let pods = cluster.pods();
         let is_ready = |name: &&String| {
             let conditions = pods.get(*name).and_then(|pod| pod["status"]["conditions"].as_array());
-            conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+            conditions
+                .is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
         };
         let waiting: Vec<String> = names.iter().filter(|name| !is_ready(name)).cloned().collect();
         if waiting.is_empty() {

@@ -1,7 +1,9 @@
 //! The chart comes and goes.
 
-use crate::cluster::{NAMESPACE, RELEASE, SYSTEM};
-use crate::objects::{meshed, plain};
+use shunt_tests::sidecar::went_through;
+
+use crate::cluster::{RELEASE, SYSTEM};
+use crate::objects::meshed;
 use crate::scenario::Bed;
 use crate::wait::{PATIENCE, until_true};
 
@@ -27,30 +29,35 @@ pub(crate) fn install(bed: &mut Bed) -> String {
     format!("{ready} nodes ready, `helm test` succeeded")
 }
 
-/// `helm uninstall`, with pods running that are kept: they stay captured, new ones are not; nothing of the release stays.
+/// `helm uninstall` with `uninstall.pods: detach` and a pod that runs: it is freed at once, and nothing of the release stays.
 pub(crate) fn uninstall(bed: &mut Bed) -> String {
-    let cluster = &bed.cluster;
-    let (image, world) = (&cluster.images.pod, bed.world.addresses());
-    cluster.run_pods(&[meshed("before", image, &[])]);
+    let (cluster, world) = (&bed.cluster, bed.world.addresses());
+    let image = &cluster.images.pod;
+    cluster.release(&cluster.images.installer, &["uninstall.pods=detach"]);
+    cluster.run_pods(&[meshed("freed", image, &[])]);
+    let visit = cluster.ask("freed", &world[0]);
+    assert!(visit.seen_by_server.is_some_and(went_through), "before: {visit:?}");
     cluster.helm(&["uninstall", RELEASE, "--timeout=5m", "--wait"]);
     for address in &world {
-        let visit = cluster.ask("before", address);
-        let from = visit.seen_by_server.unwrap_or_else(|| panic!("a pod that is kept: {visit:?}"));
-        assert!(shunt_tests::sidecar::went_through(from), "a pod that is kept stays captured: {visit:?}");
+        let visit = cluster.ask("freed", address);
+        assert!(
+            visit.seen_by_server.is_some() && visit.seen_by_server == visit.local,
+            "it is free: {visit:?}"
+        );
     }
-    cluster.run_pods(&[meshed("after", image, &[]), plain("plain-after", image, &[])]);
-    for pod in ["after", "plain-after"] {
-        let visit = cluster.ask(pod, &world[0]);
-        assert_eq!(visit.seen_by_server, visit.local, "nobody captures it any more: {visit:?}");
-    }
-    cluster.delete(&["before", "after", "plain-after"]);
+    cluster.run_pods(&[meshed("after", image, &[])]);
+    let visit = cluster.ask("after", &world[0]);
+    assert!(
+        visit.seen_by_server.is_some() && visit.seen_by_server == visit.local,
+        "nobody captures it: {visit:?}"
+    );
+    cluster.delete(&["freed", "after"]);
     until_true("nothing of the release is left", PATIENCE, || {
-        let left = cluster.kubectl(&["-n", SYSTEM, "get", "daemonsets,jobs,pods,configmaps", "-l", "app.kubernetes.io/name=shunt", "-o", "name"]);
-        left.is_empty()
+        let kinds = "daemonsets,jobs,pods,configmaps,serviceaccounts,roles,rolebindings";
+        cluster
+            .kubectl(&["-n", SYSTEM, "get", kinds, "-l", "app.kubernetes.io/instance=shunt", "-o", "name"])
+            .is_empty()
     });
-    let release = cluster.helm(&["list", "--all", "--short"]);
-    assert_eq!(release, "", "the release is gone");
-    let left = cluster.pods();
-    assert!(left.keys().all(|name| name == "world"), "pods of {NAMESPACE} that were not deleted: {left:?}");
-    "a kept pod stays captured, a new one is direct; nothing of the release stays".to_owned()
+    assert_eq!(cluster.helm(&["list", "--all", "--short"]), "", "the release is gone");
+    "a pod that runs is freed, a new one is direct, nothing of the release stays".to_owned()
 }

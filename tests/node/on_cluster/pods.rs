@@ -41,7 +41,8 @@ pub(crate) fn init_closed(bed: &mut Bed) -> String {
     let visit = with_init(bed, "closed");
     assert_eq!(visit.error.as_deref(), Some("ECONNREFUSED"), "{visit:?}");
     let notes = bed.world.notes("closed");
-    let bare: Vec<String> = notes.iter().filter(|note| !note.by_proxy()).map(|note| format!("{note:?}")).collect();
+    let bare: Vec<String> =
+        notes.iter().filter(|note| !note.by_proxy()).map(|note| format!("{note:?}")).collect();
     bed.judge(1, &bare, &[]);
     "refused".to_owned()
 }
@@ -87,8 +88,10 @@ pub(crate) fn probes(bed: &mut Bed) -> String {
     };
     let own = format!("127.0.0.1:{APP_PORT}");
     let container = &mut probed["spec"]["containers"][0];
-    container["startupProbe"] = every_second(json!({ "exec": { "command": [PROBE, "pod", "ask", "/startup", own] } }));
-    container["readinessProbe"] = every_second(json!({ "httpGet": { "port": APP_PORT, "path": "/readiness" } }));
+    container["startupProbe"] =
+        every_second(json!({ "exec": { "command": [PROBE, "pod", "ask", "/startup", own] } }));
+    container["readinessProbe"] =
+        every_second(json!({ "httpGet": { "port": APP_PORT, "path": "/readiness" } }));
     container["livenessProbe"] = every_second(json!({ "tcpSocket": { "port": APP_PORT } }));
     // What must fail does: behind the proxy nobody serves this port.
     deaf["spec"]["containers"][0]["readinessProbe"] =

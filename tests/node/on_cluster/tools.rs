@@ -19,7 +19,8 @@ pub(crate) fn tools(bed: &mut Bed) -> String {
     let line = format!("to {}", there[0]);
     assert!(log.starts_with("listening") && log.contains(&line), "the proxy's log: {log}");
 
-    let mut forward = cluster.start(&["-n", NAMESPACE, "port-forward", "pod/meshed", &format!(":{APP_PORT}")]);
+    let mut forward =
+        cluster.start(&["-n", NAMESPACE, "port-forward", "pod/meshed", &format!(":{APP_PORT}")]);
     let mut told = String::new();
     let mut lines = BufReader::new(forward.stdout.take().expect("stdout is piped"));
     lines.read_line(&mut told).expect("text");

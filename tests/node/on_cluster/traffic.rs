@@ -34,7 +34,10 @@ pub(crate) fn captured_and_direct(bed: &mut Bed) -> String {
     for to in own("meshed") {
         let visit = cluster.ask("client", &to.to_string());
         let seen = visit.seen_by_server.unwrap_or_else(|| panic!("{visit:?}"));
-        assert!(["127.0.0.6", "::6"].contains(&seen.ip().to_string().as_str()), "handed on by the proxy: {visit:?}");
+        assert!(
+            ["127.0.0.6", "::6"].contains(&seen.ip().to_string().as_str()),
+            "handed on by the proxy: {visit:?}"
+        );
         let client = visit.local.expect("it was connected");
         let line = format!("inbound {client} to {to}");
         until_true(&format!("the proxy says `{line}`"), PATIENCE, || {

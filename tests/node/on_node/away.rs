@@ -21,7 +21,8 @@ pub(crate) fn api_away(bed: &mut Bed) -> String {
     let mark = bed.world.mark();
     let seen = |who: &str| bed.world.since(mark, who).len() >= 10;
     let node = bed.node.as_ref().expect("this scenario has one");
-    node.machine.until("static pods start without an API server", || seen("static-meshed") && seen("static-plain"));
+    node.machine
+        .until("static pods start without an API server", || seen("static-meshed") && seen("static-plain"));
 
     // The app and the proxy die; whoever starts them again asks nobody.
     for pid in of_pod(&node.machine.cgroups().join("kubepods"), "stays") {
@@ -31,9 +32,13 @@ pub(crate) fn api_away(bed: &mut Bed) -> String {
     node.machine.until("a pod's containers start again without an API server", || {
         bed.world.since(mark, "stays").len() >= 20
     });
-    let mut bare: Vec<String> = bed.world.bare("static-meshed").iter().map(|note| format!("{note:?}")).collect();
+    let mut bare: Vec<String> =
+        bed.world.bare("static-meshed").iter().map(|note| format!("{note:?}")).collect();
     bare.extend(bed.world.bare("stays").iter().map(|note| format!("{note:?}")));
-    assert!(bed.world.notes("static-plain").iter().all(|note| !note.by_proxy()), "the plain one is left alone");
+    assert!(
+        bed.world.notes("static-plain").iter().all(|note| !note.by_proxy()),
+        "the plain one is left alone"
+    );
     let node = bed.node();
     node.remove_static("static-meshed");
     node.remove_static("static-plain");
@@ -55,7 +60,9 @@ fn of_pod(dir: &std::path::Path, name: &str) -> Vec<Pid> {
             found.push(Pid::from_raw(pid));
         }
     }
-    for entry in fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok).filter(|entry| entry.path().is_dir()) {
+    for entry in
+        fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok).filter(|entry| entry.path().is_dir())
+    {
         found.extend(of_pod(&entry.path(), name));
     }
     found

@@ -7,6 +7,7 @@ use shunt_tests::sidecar::went_through;
 use crate::cluster::{RELEASE, SYSTEM};
 use crate::node::{Node, Whole};
 use crate::objects::{meshed, plain};
+use crate::on_cluster;
 use crate::scenario::Bed;
 use crate::wait::{PATIENCE, until_true};
 
@@ -42,7 +43,8 @@ fn of_kubernetes(node: &Node) -> Vec<String> {
 /// The scenarios' pods go, twenty at once: no record, pin, rule, cgroup and namespace of theirs stays.
 pub(crate) fn nothing_of_pods(bed: &mut Bed) -> String {
     let (cluster, there) = (bed.cluster.clone(), bed.world.addresses());
-    let mut pods: Vec<_> = (0..15).map(|n| meshed(&format!("goes-{n}"), &cluster.images.pod, &there)).collect();
+    let mut pods: Vec<_> =
+        (0..15).map(|n| meshed(&format!("goes-{n}"), &cluster.images.pod, &there)).collect();
     pods.extend((0..5).map(|n| plain(&format!("goes-too-{n}"), &cluster.images.pod, &there)));
     cluster.run_pods(&pods);
     let node = bed.node();
@@ -51,14 +53,21 @@ pub(crate) fn nothing_of_pods(bed: &mut Bed) -> String {
     let all = cluster.pods();
     cluster.delete(&all.keys().map(String::as_str).collect::<Vec<_>>());
     let node = bed.node();
-    node.machine.until("nothing of pods is left", || of_pods(node).is_empty() && of_kubernetes(node).is_empty());
-    let bare: Vec<String> = bed.world.bare("goes-").iter().filter(|note| !note.path.contains("too")).map(|note| format!("{note:?}")).collect();
+    node.machine
+        .until("nothing of pods is left", || of_pods(node).is_empty() && of_kubernetes(node).is_empty());
+    let bare: Vec<String> = bed
+        .world
+        .bare("goes-")
+        .iter()
+        .filter(|note| !note.path.contains("too"))
+        .map(|note| format!("{note:?}"))
+        .collect();
     bed.judge(15, &bare, &[]);
     format!("20 pods went, {before} records and pins with them")
 }
 
 /// Before the release, then after it: the same to the byte.
-fn assert_as_before(bed: &mut Bed, before: &Whole) -> String {
+pub(super) fn assert_as_before(bed: &mut Bed, before: &Whole) -> String {
     let node = bed.node();
     let mut differences = Vec::new();
     // The runtime forgets what pods had a moment after they are gone.
@@ -74,51 +83,42 @@ fn assert_as_before(bed: &mut Bed, before: &Whole) -> String {
     format!("{} files, programs and rules as before", before.len())
 }
 
-/// Installed anew with these values.
-fn install(bed: &Bed, values: &[&str]) {
-    bed.cluster.release(&bed.cluster.images.installer, values);
-}
-
-fn uninstall(bed: &Bed) {
-    bed.cluster.helm(&["uninstall", RELEASE, "--timeout=5m", "--wait"]);
-    until_true("the release's pods are gone", PATIENCE, || {
-        bed.cluster.kubectl(&["-n", SYSTEM, "get", "pods", "-o", "name"]).is_empty()
-    });
-}
-
-/// `uninstall.pods: keep` with a pod that runs: it stays captured, and with it, and only with it, goes the rest.
+/// The way of GitOps, with `uninstall.pods: keep` and a pod that runs: it stays captured. When it has gone nothing stays, and the release
+/// can be deleted.
 pub(crate) fn uninstall_keep(bed: &mut Bed) -> String {
     let (cluster, there) = (bed.cluster.clone(), bed.world.addresses());
     let before = bed.before();
     let image = &cluster.images.pod;
     cluster.run_pods(&[meshed("kept", image, &[])]);
-    uninstall(bed);
+    cluster.release(&cluster.images.installer, &["uninstall.enabled=true", "uninstall.pods=keep"]);
     assert!(!of_pods(bed.node()).is_empty(), "the pod's record stays with the pod");
     for address in &there {
         let visit = cluster.ask("kept", address);
-        assert!(visit.seen_by_server.is_some_and(went_through), "a pod that is kept stays captured: {visit:?}");
+        assert!(
+            visit.seen_by_server.is_some_and(went_through),
+            "a pod that is kept stays captured: {visit:?}"
+        );
     }
     cluster.run_pods(&[meshed("newer", image, &[])]);
     let visit = cluster.ask("newer", &there[0]);
-    assert!(visit.seen_by_server.is_some() && visit.seen_by_server == visit.local, "a new one is not: {visit:?}");
+    assert!(
+        visit.seen_by_server.is_some() && visit.seen_by_server == visit.local,
+        "a new one is not: {visit:?}"
+    );
     cluster.delete(&["kept", "newer"]);
+    let node = bed.node();
+    let plugin = node.machine.inside("opt/cni/bin/shunt");
+    node.machine.until("the plugin goes after the last pod it served", || !plugin.exists());
+    cluster.helm(&["uninstall", RELEASE, "--timeout=5m", "--wait"]);
+    until_true("the release's pods are gone", PATIENCE, || {
+        cluster.kubectl(&["-n", SYSTEM, "get", "pods", "-o", "name"]).is_empty()
+    });
     assert_as_before(bed, &before)
 }
 
-/// `uninstall.pods: detach` with a pod that runs: it is freed at once, and the node is as before while it goes on.
+/// `helm uninstall` with `uninstall.pods: detach`, as on any cluster; and what is left of it on the node.
 pub(crate) fn uninstall_detach(bed: &mut Bed) -> String {
-    let (cluster, there) = (bed.cluster.clone(), bed.world.addresses());
     let before = bed.before();
-    install(bed, &["uninstall.pods=detach"]);
-    let image = &cluster.images.pod;
-    cluster.run_pods(&[meshed("freed", image, &[])]);
-    let visit = cluster.ask("freed", &there[0]);
-    assert!(visit.seen_by_server.is_some_and(went_through), "{visit:?}");
-    uninstall(bed);
-    for address in &there {
-        let visit = cluster.ask("freed", address);
-        assert!(visit.seen_by_server.is_some() && visit.seen_by_server == visit.local, "it is free: {visit:?}");
-    }
-    cluster.delete(&["freed"]);
+    on_cluster::uninstall(bed);
     assert_as_before(bed, &before)
 }

@@ -1,5 +1,9 @@
 //! The power goes and comes back. Pods race the installer, or nobody; none may be bare.
 
+use std::fs;
+
+use shunt_tests::machine::containerd::PRIMARY;
+
 use crate::objects::{meshed, plain};
 use crate::scenario::Bed;
 
@@ -46,7 +50,8 @@ fn bare(bed: &Bed, mark: usize) -> Vec<String> {
 pub(crate) fn before_the_installer(bed: &mut Bed) -> String {
     let cluster = bed.cluster.clone();
     let there = bed.world.addresses();
-    let api: Vec<_> = names("boot-api").iter().map(|name| meshed(name, &cluster.images.pod, &there)).collect();
+    let api: Vec<_> =
+        names("boot-api").iter().map(|name| meshed(name, &cluster.images.pod, &there)).collect();
     cluster.run_pods(&api);
     add_static(bed);
     let mark = bed.world.mark();
@@ -57,7 +62,10 @@ pub(crate) fn before_the_installer(bed: &mut Bed) -> String {
     bed.node().boot_alone();
     wait_for(bed, mark, &names("boot-static"));
     let early = bed.world.since(mark, "plainly-static");
-    assert!(!early.is_empty() && early.iter().all(|note| !note.by_proxy()), "a plain pod starts too: {early:?}");
+    assert!(
+        !early.is_empty() && early.iter().all(|note| !note.by_proxy()),
+        "a plain pod starts too: {early:?}"
+    );
     bed.node().start_control();
     wait_for(bed, mark, &names("boot-api"));
     bed.node().wait_ready(&cluster);
@@ -108,4 +116,38 @@ pub(crate) fn everybody_races(bed: &mut Bed) -> String {
     let pods = names("boot-api");
     cluster.delete(&pods.iter().map(String::as_str).collect::<Vec<_>>());
     format!("{ROUNDS} reboots of {} pods", 2 * EACH)
+}
+
+/// What mode `chained` is documented not to hold, and the proof that a bare pod is seen here: the primary writes its list anew at boot, and
+/// what starts before somebody puts the entry back goes past its proxy.
+pub(crate) fn chained_is_open(bed: &mut Bed) -> String {
+    let cluster = bed.cluster.clone();
+    let primary = bed.node().machine.path("etc/cni/net.d").join(PRIMARY);
+    let read = || fs::read_to_string(&primary).expect("the primary has a list");
+    let has_entry = || read().contains(r#""type": "shunt""#) || read().contains(r#""type":"shunt""#);
+    let as_written = read();
+    assert!(!has_entry(), "mode owned leaves it alone");
+    cluster.release(&cluster.images.next, &["mode=chained"]);
+    assert!(has_entry(), "mode chained puts the entry there: {}", read());
+    add_static(bed);
+    let mark = bed.world.mark();
+    wait_for(bed, mark, &names("boot-static"));
+
+    bed.node().power_off();
+    fs::write(&primary, &as_written).expect("own disk");
+    let mark = bed.world.mark();
+    bed.node().boot_alone();
+    let node = bed.node.as_ref().expect("a scenario with a node");
+    node.machine.until("static pods have started and ask", || {
+        names("boot-static").iter().all(|name| bed.world.since(mark, name).len() >= 5)
+    });
+    let bare = bare(bed, mark).len();
+    assert!(bare >= EACH, "bare requests are seen: {bare}");
+    bed.node().start_control();
+    bed.node().wait_ready(&cluster);
+    cluster.rolled_out();
+    remove_static(bed);
+    cluster.release(&cluster.images.next, &[]);
+    assert_eq!(read(), as_written, "back in mode owned the primary's list is its owner's");
+    format!("as documented: {EACH} of {EACH} pods bare where the primary rewrites its list at boot")
 }

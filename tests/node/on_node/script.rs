@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use super::leave::assert_as_before;
 use crate::scenario::Bed;
 
 /// The same program without a node of its own: it has a kubeconfig and the names of images, and passes.
@@ -21,5 +22,7 @@ pub(crate) fn test_cluster(bed: &mut Bed) -> String {
     let said = String::from_utf8_lossy(&done.stdout);
     println!("{}", said.lines().map(|line| format!("    {line}\n")).collect::<String>());
     assert!(done.status.success(), "{}: {}", done.status, String::from_utf8_lossy(&done.stderr));
+    let before = bed.before();
+    assert_as_before(bed, &before);
     said.lines().last().unwrap_or_default().to_owned()
 }

@@ -44,7 +44,10 @@ fn a_pod_and_why() {
     );
     assert_eq!(answer["pod"]["namespace"], "shop");
     let dns = answer["plan"].as_array().expect("a list").iter().find(|value| value["key"] == "captureDns");
-    assert_eq!(dns, Some(&json!({"key": "captureDns", "value": true, "from": [{"layer": "entry", "key": "captureDns"}]})));
+    assert_eq!(
+        dns,
+        Some(&json!({"key": "captureDns", "value": true, "from": [{"layer": "entry", "key": "captureDns"}]}))
+    );
 
     let (code, answer) = json_of(&json!({}), &json!({}), &[]);
     assert_eq!(
