@@ -27,7 +27,13 @@ PLANS ?= 5000
 SEED ?= 1
 ONLY ?=
 
+# What `make test-cluster` needs of the caller
+NEXT_IMAGE ?= $(IMAGE)-next
+POD_IMAGE ?=
+VALUES ?=
+
 .PHONY: help deps build kernel image manifests demo demos test test-envoy test-containerd lint fmt bench fuzz parity ci clean
+.PHONY: node-tools test-node test-images test-cluster
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -93,6 +99,21 @@ fuzz: kernel ## each fuzz target for TIME=60 seconds
 parity: build ## PLANS=5000 random plans, every backend beside the decision; SEED=1 says which
 	@conf/deps.sh --quiet test
 	@PLANS=$(PLANS) SEED=$(SEED) $(CARGO) test $(LOCKED) -p shunt-tests --test parity -- --nocapture
+
+node-tools: image
+	@conf/deps.sh --quiet node
+	@conf/probe.sh $(LOCKED)
+
+test-node: node-tools ## the chart on a Kubernetes node of its own: pods, reboots, upgrades, uninstall (ONLY="reboot", KEEP=1)
+	@env -u KUBECONFIG KEEP=$(KEEP) $(CARGO) test --quiet $(LOCKED) -p shunt-tests --test node -- $(ONLY)
+
+test-images: node-tools ## target/test-images: what has to be pushed for `make test-cluster`, besides target/image.tar
+	@$(CARGO) test --quiet $(LOCKED) -p shunt-tests --test node -- --images
+
+test-cluster: ## the same scenarios as far as they need no node (KUBECONFIG=, IMAGE=, NEXT_IMAGE=, POD_IMAGE=, VALUES="platform=gke")
+	@conf/deps.sh --quiet node
+	@KUBECONFIG="$(KUBECONFIG)" IMAGE=$(IMAGE) NEXT_IMAGE=$(NEXT_IMAGE) POD_IMAGE=$(POD_IMAGE) VALUES="$(VALUES)" \
+		$(CARGO) test --quiet $(LOCKED) -p shunt-tests --test node -- $(ONLY)
 
 ci: ## lint, build, test, the demo and all demos, each with its time
 	@conf/ci.sh lint build test demo demos

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# deps.sh [--quiet] GROUP...: installs what is missing for build, image, ship, chain, envoy, test, containerd, demo, lint or
-# fuzz.
+# deps.sh [--quiet] GROUP...: installs what is missing for build, image, ship, chain, envoy, test, containerd, node, demo,
+# lint or fuzz.
 #
 # Debian packages by name, everything else by pinned version into a cache of the user's. A line for each thing it did or
 # found; with --quiet only for what it did. Run again it does nothing.
@@ -13,6 +13,7 @@ if [ "${1:-}" = --quiet ]; then quiet=1; shift; fi
 wants() { [[ " $groups " == *" $1 "* ]]; }
 groups=$*
 if wants demo; then groups+=' build'; fi
+if wants node; then groups+=' containerd'; fi
 if wants containerd; then groups+=' test'; fi
 if wants test; then groups+=' build demo ship chain envoy'; fi
 if wants chain; then groups+=' demo build'; fi
@@ -223,6 +224,6 @@ if wants ship; then
     ln -sfn "$SCHEMAS_ROOT" target/tools/schemas
 fi
 
-for group in envoy chain containerd; do
+for group in envoy chain containerd node; do
     if wants $group; then . conf/deps/$group.sh; fi
 done

@@ -13,7 +13,7 @@ use crate::outcome::{Doing as _, Outcome};
 use crate::place::Place;
 use crate::screen::Screen;
 use crate::site::{Site, WORLD_V4, WORLD_V6};
-use crate::web::Visit;
+use shunt_tests::web::Visit;
 
 /// Who the app is.
 const APP: u32 = 1000;

@@ -1,5 +1,5 @@
 //! The installer in a container, as the chart runs it: a root that holds the two programs, three directories of the host and its
-//! `/proc`, a cgroup namespace of its own, and no more privileges than it says. The host is another mount namespace.
+//! `/proc`, cgroup and process namespaces of its own, and no more privileges than it says. The host is another mount namespace.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -41,8 +41,8 @@ const CONTAINER: &str = "root=$1; echo $$ > \"$2/cgroup.procs\"; set=$3; shift 3
     mount -t tmpfs tmpfs \"$root\"; cd \"$root\"; mkdir -p proc etc/shunt host/proc host/opt/cni/bin host/opt/cni/net.d host/run/shunt; \
     cp \"$INSTALLER\" shunt-installer; cp \"$PLUGIN\" shunt; cp \"$ENTRY\" etc/shunt/entry.json; \
     for one in opt/cni/bin opt/cni/net.d run/shunt proc; do mount --bind /$one host/$one; done; \
-    mount -t proc proc proc; mount -o remount,ro,bind host/proc; mount -o remount,ro .; \
-    exec unshare --cgroup setpriv --no-new-privs --inh-caps=-all --bounding-set=\"$set\" -- chroot . /shunt-installer \"$@\"";
+    mount -o remount,ro,bind host/proc; mount -o remount,ro .; \
+    exec unshare --cgroup --pid --fork --kill-child --mount-proc=\"$root/proc\" setpriv --no-new-privs --inh-caps=-all --bounding-set=\"$set\" -- chroot . /shunt-installer \"$@\"";
 
 impl Node {
     fn new() -> Self {
@@ -142,6 +142,12 @@ fn with_the_privileges_of_the_chart_and_no_more() {
         {
             assert!(node.path(path).exists(), "{path}");
         }
+        // In a container the plugin has other process ids than on the host, and finds all the same that eBPF works.
+        let answer = fs::read_to_string(node.path("/run/shunt/backend.json")).expect("STATUS has probed");
+        assert!(
+            answer.contains(r#""backend": "ebpf""#) || answer.contains(r#""backend":"ebpf""#),
+            "{answer}"
+        );
         node.run(&["status"]).ok();
         let said = node.run(&["uninstall"]);
         said.ok();

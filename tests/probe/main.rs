@@ -1,7 +1,7 @@
 //! A process of a test: goes where it is told, becomes who it is told, and serves or dials.
 //!
-//! `probe JOB PLACE ORDERS`, the last two as JSON of [`shunt_tests::ask`]. Jobs of a whole machine are [`machine`],
-//! [`runc`] and [`scribe`].
+//! `probe JOB PLACE ORDERS`, the last two as JSON of [`shunt_tests::ask`]. Jobs of a whole machine are [`machine`], [`runc`] and
+//! [`scribe`], those of containers in [`pod`].
 
 #![expect(
     clippy::expect_used,
@@ -15,9 +15,11 @@ mod errands;
 mod machine;
 mod many;
 mod place;
+mod pod;
 mod runc;
 mod scribe;
 mod serve;
+mod sidecar;
 mod socket;
 mod udp;
 mod validate;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Some("first") => return machine::first(&arguments.next().expect("a machine's orders")),
         Some("runc") => return runc::run(&std::env::args_os().skip(2).collect::<Vec<_>>()),
         Some("scribe") => return scribe::run(),
+        Some("pod") => return pod::run(&arguments.collect::<Vec<_>>()),
         Some("pause") => return machine::pause(),
         _ => arguments = std::env::args().skip(1),
     }

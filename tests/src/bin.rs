@@ -26,7 +26,7 @@ pub fn tool(name: &str) -> PathBuf {
     let path = dir.join(name);
     assert!(
         path.exists(),
-        "{} is not there: run `make deps`, or name its directory in SHUNT_TOOLS",
+        "{} is not there: run the suite by its make target, or name the directory in SHUNT_TOOLS",
         path.display()
     );
     path
@@ -58,11 +58,4 @@ pub fn probe() -> PathBuf {
 /// The same as one static program, which runs in an image that holds nothing else.
 pub fn static_probe() -> PathBuf {
     tool("probe")
-}
-
-/// A program that others wrote, or a directory of such, as `make deps` leaves it below `target/tools`.
-pub fn tool(name: &str) -> PathBuf {
-    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools")).join(name);
-    assert!(path.exists(), "{} is not there: run the suite by its make target", path.display());
-    path
 }

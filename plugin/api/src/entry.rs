@@ -38,7 +38,8 @@ pub struct Entry {
     pub failure_policy: FailurePolicy,
     /// What outbound connections get until the proxy has listened for the first time.
     pub before_proxy: BeforeProxy,
-    /// Capture DNS (UDP and TCP port 53) to the proxy's DNS port.
+    /// Capture DNS (UDP and TCP port 53) to the proxy's DNS port. It cannot be called `dns`: libcni reads CNI's key of that name
+    /// in every entry, as an object, and loads no list in which it is anything else.
     pub capture_dns: bool,
     /// UDP other than DNS that leaves a captured pod.
     pub udp: Udp,
@@ -395,6 +396,19 @@ mod tests {
         assert!(
             matches!(entry.redirect.include_outbound_cidrs, Some(Include::Only(list)) if list.len() == 3)
         );
+    }
+
+    /// libcni reads its own keys in every entry, whatever their case, and loads no list in which one is not of its type.
+    #[test]
+    fn no_key_is_one_of_cnis() {
+        let Value::Object(keys) = serde_json::to_value(Entry::default()).expect("plain") else {
+            panic!("an entry is an object");
+        };
+        for key in keys.keys() {
+            assert!(super::TOLERATED.iter().all(|taken| !taken.eq_ignore_ascii_case(key)), "{key}");
+        }
+        let cni = object(json!({"dns": {"nameservers": ["10.0.0.1"]}, "captureDns": true}));
+        assert!(Entry::from_object(&cni).is_ok_and(|entry| entry.capture_dns), "CNI's own passes");
     }
 
     #[test]

@@ -162,7 +162,10 @@ mod tests {
             ("06-b.conf", r#"{"name": "b"}"#),
             ("07-c.conflist", r#"{"name": "c", "plugins": []}"#),
             ("08-d.conflist", r#"{"plugins": [{"type": "x"}]}"#),
-            ("10-e.conflist", r#"{"name": "e", "plugins": [{"type": "x"}, {"type": "shunt", "dns": 3}]}"#),
+            (
+                "10-e.conflist",
+                r#"{"name": "e", "plugins": [{"type": "x"}, {"type": "shunt", "captureDns": 3}]}"#,
+            ),
             ("11-f.json", r#"{"name": "f", "type": "shunt"}"#),
             ("12-g.conflist.bak", "{}"),
         ] {
@@ -184,7 +187,7 @@ mod tests {
         );
         let taken = lists.taken().expect("one");
         assert_eq!((taken.file.as_str(), taken.entries()), ("10-e.conflist", 1));
-        assert!(taken.settings().expect("an entry").is_err_and(|why| why.contains("dns")));
+        assert!(taken.settings().expect("an entry").is_err_and(|why| why.contains("captureDns")));
         assert!(Lists::read(&directory.path().join("none")).expect("read").files.is_empty());
     }
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
@@ -34,7 +34,7 @@ pub(super) const STRANGER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 
 #[derive(Debug, Serialize, Deserialize)]
 enum Said {
     /// It is in its cgroup and namespace.
-    Ready { cookie: u64, v6: bool },
+    Ready { cookie: u64, v6: bool, netns: PathBuf },
     /// It is not.
     Failed(Failure),
     /// How a step went.
@@ -51,6 +51,8 @@ pub(super) struct Guest {
     pub(super) cookie: u64,
     /// Whether it has IPv6.
     pub(super) v6: bool,
+    /// The path of its network namespace.
+    pub(super) netns: PathBuf,
 }
 
 /// A line is a failure at most.
@@ -76,10 +78,11 @@ impl Guest {
             ForkResult::Parent { child } => {
                 drop(theirs);
                 let talk = BufReader::new(ours);
-                let mut guest = Self { pid: child, talk, deadline, cookie: 0, v6: false };
+                let mut guest =
+                    Self { pid: child, talk, deadline, cookie: 0, v6: false, netns: PathBuf::new() };
                 match guest.hear()? {
-                    Said::Ready { cookie, v6 } => {
-                        (guest.cookie, guest.v6) = (cookie, v6);
+                    Said::Ready { cookie, v6, netns } => {
+                        (guest.cookie, guest.v6, guest.netns) = (cookie, v6, netns);
                         Ok(guest)
                     }
                     Said::Failed(failure) => Err(failure),
@@ -89,11 +92,6 @@ impl Guest {
                 }
             }
         }
-    }
-
-    /// The path of its network namespace.
-    pub(super) fn netns(&self) -> String {
-        format!("/proc/{}/ns/net", self.pid)
     }
 
     /// Has it try one kind of traffic.
@@ -155,8 +153,8 @@ fn live(parent: Pid, cgroup: &Path, talk: UnixStream, deadline: Instant) -> Outc
     let mut talk = talk;
     let begun = begin(cgroup);
     let traffic = match begun {
-        Ok((cookie, v6)) => {
-            say(&mut talk, &Said::Ready { cookie, v6 })?;
+        Ok((cookie, v6, netns)) => {
+            say(&mut talk, &Said::Ready { cookie, v6, netns })?;
             Traffic { deadline }
         }
         Err(fault) => return say(&mut talk, &Said::Failed(fault.into())),
@@ -190,15 +188,22 @@ fn say(talk: &mut UnixStream, said: &Said) -> Outcome<()> {
     talk.write_all(&line).tried(what)
 }
 
-/// Leaves the caller's streams, enters the cgroup, then a namespace of its own. Returns its cookie, and whether it has IPv6.
-fn begin(cgroup: &Path) -> Outcome<(u64, bool)> {
+/// Leaves the caller's streams, enters the cgroup, then a namespace of its own. Returns its cookie, whether it has IPv6, and its path.
+fn begin(cgroup: &Path) -> Outcome<(u64, bool, PathBuf)> {
     release_streams()?;
     let procs = cgroup.join("cgroup.procs");
     fs::write(&procs, "0").tried(|| format!("write to {}", procs.display()))?;
     unshare(CloneFlags::CLONE_NEWNET).tried(|| "make a network namespace")?;
     let wanted: [IpAddr; 4] = [OWN4.into(), STRANGER4.into(), OWN6.into(), STRANGER6.into()];
     let taken = crate::link::loopback_with(&wanted)?;
-    Ok((cookie_of_thread()?, taken.iter().any(IpAddr::is_ipv6)))
+    Ok((cookie_of_thread()?, taken.iter().any(IpAddr::is_ipv6), own_netns()?))
+}
+
+/// By the id that `/proc` has for this process, and not by the one the parent has for it: called from the installer's container the
+/// plugin sees the host's `/proc`, where that number is another process, and the programs would be attached to that one's namespace.
+fn own_netns() -> Outcome<PathBuf> {
+    let own = fs::read_link("/proc/self").tried(|| "read /proc/self")?;
+    Ok(Path::new("/proc").join(own).join("ns/net"))
 }
 
 /// Whoever reads this program's output waits for its end; the guest must not keep it open.

@@ -323,7 +323,7 @@ fn del_takes_any_object() {
     for stdin in [
         "{}",
         r#"{"cniVersion":"7","name":1,"prevResult":[],"dns":{},"redirect":"x","mash":1,"runtimeConfig":3}"#,
-        r#"{"cniVersion":[],"mesh":"linkerd","captureDns":true,"udp":"block"}"#,
+        r#"{"cniVersion":[],"mesh":"linkerd","captureDns":true,"dns":true,"udp":"block"}"#,
         r#"{"stateDir":"relative","log":{"level":"loud","file":7}}"#,
     ] {
         let seen = called(&Spy::default(), &env_of("DEL"), stdin.as_bytes());
