@@ -25,11 +25,15 @@ VERSION := $(shell sed -n '/^\[workspace.package\]/,/^$$/s/^version = "\(.*\)"/\
 IMAGE ?= localhost/shunt:$(VERSION)
 PLANS ?= 5000
 SEED ?= 1
+KERNEL ?=
+CGROUP ?= unified hybrid
+JOBS ?=
+QUICK ?=
 
-.PHONY: help deps build kernel image manifests demo demos test lint fmt bench fuzz parity ci clean
+.PHONY: help deps build kernel image manifests demo demos test lint fmt bench fuzz parity test-kernel ci clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 deps: ## install what is missing on this machine, pinned; says what it did
 	@conf/deps.sh build image demo test lint fuzz
@@ -81,6 +85,10 @@ fuzz: kernel ## each fuzz target for TIME=60 seconds
 parity: build ## PLANS=5000 random plans, every backend beside the decision; SEED=1 says which
 	@conf/deps.sh --quiet test
 	@PLANS=$(PLANS) SEED=$(SEED) $(CARGO) test $(LOCKED) -p shunt-tests --test parity -- --nocapture
+
+test-kernel: build ## the suites on Debian's kernels in qemu (KERNEL=6.1, CGROUP="unified hybrid", JOBS="kernel cases", QUICK=1)
+	@KERNEL="$(KERNEL)" conf/deps.sh --quiet kernels demo
+	@KERNEL="$(KERNEL)" conf/kernels.sh $(if $(QUICK),--quick) --cgroups "$(CGROUP)" --jobs "$(JOBS)"
 
 ci: ## lint, build, test, the demo and all demos, each with its time
 	@conf/ci.sh lint build test demo demos

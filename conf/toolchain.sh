@@ -22,6 +22,8 @@ SCHEMAS_VERSION=1.37.0
 # What the package asks for without saying which; typing_extensions only with an old Python.
 SCHEMAS_NEEDS='attrs==26.1.0 importlib_resources==7.1.0 jsonschema==4.26.0 jsonschema-specifications==2025.9.1 packaging==26.4
     PyYAML==6.0.4 referencing==0.37.0 rpds-py==2026.9.1 typing_extensions==4.16.0'
+# Series of Debian's cloud kernels that `make test-kernel` boots; `KERNEL` names fewer.
+KERNELS=${KERNEL:-5.10 6.1 6.12 6.18 7.3}
 BPF_TARGET=bpfel-unknown-none
 
 # at_least MIN VERSION, both dotted numbers
@@ -98,6 +100,7 @@ CNI_ROOT=$SHUNT_CACHE/cni-$CNI_VERSION-plugins-$PLUGINS_VERSION
 CNI_TOOLS='cnitool bridge host-local loopback ptp portmap tuning'
 ENVOY_ROOT=$SHUNT_CACHE/envoy-$ENVOY_VERSION
 HELM_ROOT=$SHUNT_CACHE/helm-$HELM_VERSION
+KERNELS_ROOT=$SHUNT_CACHE/kernels
 KUSTOMIZE_ROOT=$SHUNT_CACHE/kustomize-$KUSTOMIZE_VERSION
 # The minor of Python, because a part of it is compiled.
 SCHEMAS_ROOT=$SHUNT_CACHE/kubernetes-validate-$SCHEMAS_VERSION-$(python3 -c 'import sys; print("py%d.%d" % sys.version_info[:2])' 2>/dev/null)

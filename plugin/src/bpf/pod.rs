@@ -17,6 +17,7 @@ use shunt_abi::{
 use super::pins::{Layout, remove_tree};
 use super::rules::Encoded;
 use super::{object, programs, sys};
+use crate::cgroup::Cgroups;
 use crate::fault::{Fault, Outcome, Tried as _};
 use crate::netns::Netns;
 
@@ -156,7 +157,13 @@ impl PodPins<'_> {
 
     /// Attaches the pod's own programs: `sk_lookup` to its namespace, `getsockopt` to its cgroup if it has one, else to the
     /// one all pods live under. Links that are in place stay.
-    pub fn attach(&self, netns: &Netns, pod_cgroup: Option<&Path>, all_pods: &Path) -> Outcome<()> {
+    pub fn attach(
+        &self,
+        netns: &Netns,
+        cgroups: &Cgroups,
+        pod_cgroup: Option<&Path>,
+        all_pods: &Path,
+    ) -> Outcome<()> {
         let directory = self.layout.pod(self.name, self.cookie);
         let pin = directory.join(names::SK_LOOKUP);
         if !self.lookup_attached(netns)? {
@@ -168,9 +175,12 @@ impl PodPins<'_> {
         }
         match pod_cgroup {
             Some(cgroup) => {
-                programs::attach_getsockopt(self.layout, cgroup, &directory.join(names::GETSOCKOPT))
+                programs::attach_getsockopt(self.layout, cgroups, cgroup, &directory.join(names::GETSOCKOPT))
             }
-            None => programs::attach_getsockopt(self.layout, all_pods, &self.layout.link(names::GETSOCKOPT)),
+            None => {
+                let pin = self.layout.link(names::GETSOCKOPT);
+                programs::attach_getsockopt(self.layout, cgroups, all_pods, &pin)
+            }
         }
     }
 
