@@ -43,7 +43,7 @@ kernel_apt() {
 }
 
 kernel_fetch() {
-    local series=$1 started=$SECONDS root=$KERNELS_ROOT/apt dir=$KERNELS_ROOT/$series.new suite archive image part release
+    local series=$1 started=$SECONDS root=$KERNELS_ROOT/apt dir=$KERNELS_ROOT/$series.new suite archive image part parts release
     rm -rf "$root" "$dir"
     mkdir -p "$root/lists/partial" "$root/cache/archives/partial" "$dir/packages"
     : >"$root/status"
@@ -59,8 +59,9 @@ kernel_fetch() {
     [ -n "$image" ] || fail "kernel $series: no linux-image-$series…-cloud-amd64 in $(kernel_suites "$series")"
     (cd "$dir/packages" && run "kernel $series" kernel_apt apt-get -qq download "$image")
     # Newer ones come in parts.
+    parts=$(kernel_apt apt-cache depends "$image")
     for part in linux-binary linux-modules linux-base; do
-        if kernel_apt apt-cache depends "$image" | grep -q "Depends: ${image/linux-image/$part}\$"; then
+        if [[ $parts == *"Depends: ${image/linux-image/$part}"* ]]; then
             (cd "$dir/packages" && run "kernel $series" kernel_apt apt-get -qq download "${image/linux-image/$part}")
         fi
     done
@@ -71,7 +72,7 @@ kernel_fetch() {
         run "kernel $series" find "$dir/root" -type f \( -name "$part-$release" -o -path "*/modules/$release/$part" \) -exec mv {} "$dir/$part" \;
     done
     run "kernel $series" find "$dir/root" -path "*/modules/$release" -prune -exec mv {} "$dir/modules" \;
-    [ -f "$dir/vmlinuz" ] && [ -d "$dir/modules" ] || fail "kernel $series: no vmlinuz or no modules in its packages"
+    [ -f "$dir/vmlinuz" ] && [ -n "$(find "$dir/modules" -name 'veth.ko*')" ] || fail "kernel $series: no vmlinuz or no modules in its packages"
     ls "$dir/packages" | sed -n 's/^linux-image-[^_]*_\(.*\)_amd64.deb$/\1/p' | sed 's/%3a/:/' >"$dir/version"
     rm -rf "$dir/packages" "$dir/root" "$root"
     echo "$release" >"$dir/release"

@@ -70,9 +70,10 @@ fn tell_of_earlier(places: Places<'_>, receipt: &Receipt, log: &Logger) {
             warn!(log, "programs of others run before ours: an address that one of them changes is the one the proxy is told";
                 "programs" => programs.join(", "));
         }
-        // Whoever looks for the reason of something finds it with `shuntctl check`.
         Err(fault) => {
-            debug!(log, "programs of others could not be asked for"; "details" => fault.to_string())
+            // Whoever looks for the reason of something finds it with `shuntctl check`.
+            let details = fault.to_string();
+            debug!(log, "programs of others could not be asked for"; "details" => details);
         }
     }
 }

@@ -2,7 +2,6 @@
 //! switched off by ours.
 
 use std::io;
-use std::path::Path;
 
 use serde_json::json;
 
@@ -144,9 +143,6 @@ fn open_lets_the_pod_pass() {
 }
 
 fn pods_pinned(scene: &Scene) -> usize {
-    fn files(dir: &Path) -> usize {
-        std::fs::read_dir(dir).map_or(0, |entries| entries.count())
-    }
     let layouts = shunt::bpf::pins::Layout::all(scene.mesh.node.bpf_dir()).expect("it can be listed");
-    layouts.iter().map(|layout| files(&layout.pods())).sum()
+    layouts.iter().map(|layout| layout.attachments().expect("it can be listed").len()).sum()
 }

@@ -173,15 +173,11 @@ impl PodPins<'_> {
             remove_pin(&pin)?;
             sys::pin(link.as_fd(), &pin).tried(|| format!("pin link {}", pin.display()))?;
         }
-        match pod_cgroup {
-            Some(cgroup) => {
-                programs::attach_getsockopt(self.layout, cgroups, cgroup, &directory.join(names::GETSOCKOPT))
-            }
-            None => {
-                let pin = self.layout.link(names::GETSOCKOPT);
-                programs::attach_getsockopt(self.layout, cgroups, all_pods, &pin)
-            }
-        }
+        let (cgroup, pin) = match pod_cgroup {
+            Some(cgroup) => (cgroup, directory.join(names::GETSOCKOPT)),
+            None => (all_pods, self.layout.link(names::GETSOCKOPT)),
+        };
+        programs::attach_getsockopt(self.layout, cgroups, cgroup, &pin)
     }
 
     /// True if the pod's `sk_lookup` link is there and is on this namespace.
