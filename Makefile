@@ -26,14 +26,18 @@ IMAGE ?= localhost/shunt:$(VERSION)
 PLANS ?= 5000
 SEED ?= 1
 ONLY ?=
+KERNEL ?=
+CGROUP ?= unified hybrid
+JOBS ?=
+QUICK ?=
 
 # What `make test-cluster` needs of the caller
 NEXT_IMAGE ?= $(IMAGE)-next
 POD_IMAGE ?=
 VALUES ?=
 
-.PHONY: help deps build kernel image manifests demo demos test test-envoy test-containerd lint fmt bench fuzz parity ci clean
-.PHONY: node-tools test-node test-images test-cluster
+.PHONY: help deps build kernel image manifests demo demos test lint fmt bench fuzz parity ci clean
+.PHONY: test-envoy test-containerd node-tools test-node test-images test-cluster test-kernel
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -114,6 +118,10 @@ test-cluster: ## the same scenarios as far as they need no node (KUBECONFIG=, IM
 	@conf/deps.sh --quiet node
 	@KUBECONFIG="$(KUBECONFIG)" IMAGE=$(IMAGE) NEXT_IMAGE=$(NEXT_IMAGE) POD_IMAGE=$(POD_IMAGE) VALUES="$(VALUES)" \
 		$(CARGO) test --quiet $(LOCKED) -p shunt-tests --test node -- $(ONLY)
+
+test-kernel: build ## the suites on Debian's kernels in qemu (KERNEL=6.1, CGROUP="unified hybrid", JOBS="kernel cases", QUICK=1)
+	@KERNEL="$(KERNEL)" conf/deps.sh --quiet kernels demo
+	@KERNEL="$(KERNEL)" conf/kernels.sh $(if $(QUICK),--quick) --cgroups "$(CGROUP)" --jobs "$(JOBS)"
 
 ci: ## lint, build, test, the demo and all demos, each with its time
 	@conf/ci.sh lint build test demo demos

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# deps.sh [--quiet] GROUP...: installs what is missing for build, image, ship, chain, envoy, test, containerd, node, demo,
-# lint or fuzz.
+# deps.sh [--quiet] GROUP...: installs what is missing for build, image, ship, chain, envoy, test, containerd, node, kernels,
+# demo, lint or fuzz.
 #
 # Debian packages by name, everything else by pinned version into a cache of the user's. A line for each thing it did or
 # found; with --quiet only for what it did. Run again it does nothing.
@@ -82,6 +82,7 @@ if wants test; then
 fi
 if wants containerd; then need pkg-config has_command pkg-config; need libseccomp-dev has_file /usr/include/seccomp.h; fi
 if wants fuzz; then need g++ has_command c++; fi
+if wants kernels; then . conf/deps/kernels.sh && kernels_packages; fi
 
 if [ ${#packages[@]} -gt 0 ]; then
     mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
@@ -161,6 +162,8 @@ if wants build || wants lint; then
         say bpf-linker "$BPF_LINKER_VERSION with LLVM $KERNEL_LLVM, built ($((SECONDS - started)) s)"
     fi
 fi
+
+if wants kernels; then kernels_fetch; fi
 
 if wants demo; then
     missing=

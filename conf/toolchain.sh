@@ -27,6 +27,8 @@ KUBERNETES_VERSION=1.34.1
 SCHEMAS_NEEDS='attrs==26.1.0 importlib_resources==7.1.0 jsonschema==4.26.0 jsonschema-specifications==2025.9.1 packaging==26.4
     PyYAML==6.0.4 referencing==0.37.0 rpds-py==2026.9.1 typing_extensions==4.16.0'
 PEERS='grpcio==1.85.3 h2==4.4.1 hpack==4.2.0 hyperframe==6.1.0 typing_extensions==4.16.0 websockets==17.4'
+# Series of Debian's cloud kernels that `make test-kernel` boots; `KERNEL` names fewer.
+KERNELS=${KERNEL:-5.10 6.1 6.12 6.18 7.3}
 BPF_TARGET=bpfel-unknown-none
 
 # at_least MIN VERSION, both dotted numbers
@@ -104,6 +106,7 @@ CNI_TOOLS='cnitool bridge host-local loopback ptp portmap tuning'
 CHAIN_TOOLS='bandwidth firewall macvlan sbr vrf'
 ENVOY_ROOT=$SHUNT_CACHE/envoy-$ENVOY_VERSION
 HELM_ROOT=$SHUNT_CACHE/helm-$HELM_VERSION
+KERNELS_ROOT=$SHUNT_CACHE/kernels
 KUSTOMIZE_ROOT=$SHUNT_CACHE/kustomize-$KUSTOMIZE_VERSION
 # The minor of Python, because a part of them is compiled.
 PYTHON_TAG=$(python3 -c 'import sys; print("py%d.%d" % sys.version_info[:2])' 2>/dev/null)

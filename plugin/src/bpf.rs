@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod object;
+pub mod others;
 pub mod pins;
 pub mod pod;
 pub mod programs;

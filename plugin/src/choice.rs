@@ -3,7 +3,7 @@
 //! | `backend` | gets |
 //! |---|---|
 //! | `ebpf`, `iptables` | that one, or an error |
-//! | `auto` | what the attachment has already; else iptables if eBPF cannot express the plan or the node cannot run it; else eBPF |
+//! | `auto` | what the attachment has already; else iptables if eBPF cannot express the plan, the node cannot run it, or a program of another keeps ours from the pod's cgroups; else eBPF |
 
 use std::time::Instant;
 
@@ -122,7 +122,8 @@ pub fn expressible(_plan: &Plan) -> Result<(), String> {
     Ok(())
 }
 
-/// The choice for one pod on this node. `before` is the backend the attachment has already.
+/// The choice for one pod on this node. `before` is the backend the attachment has already; `kept_out` says whether programs of
+/// others keep ours from the pod's cgroups.
 ///
 /// # Errors
 /// See [`choose`].
@@ -131,10 +132,11 @@ pub fn for_pod(
     wanted: Backend,
     plan: &Plan,
     before: Option<Backend>,
+    kept_out: impl FnOnce() -> Option<String>,
 ) -> Result<Choice, Error> {
     let inexpressible = expressible(plan).err();
     let circumstances = Circumstances { wanted, before, inexpressible: inexpressible.as_deref() };
-    choose(circumstances, || obstacle(ask))
+    choose(circumstances, || obstacle(ask).or_else(kept_out))
 }
 
 /// The choice for pods to come, as far as the node decides it.

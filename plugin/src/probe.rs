@@ -185,7 +185,7 @@ fn place(
     in_time(report, Step::AttachShared, deadline, attach(layout, cgroups, cgroup))
         && in_time(report, Step::Entries, deadline, pins.prepare().and_then(|()| pins.write(&wanted)))
         && in_time(report, Step::AttachPod, deadline, {
-            Netns::open(&guest.netns).and_then(|netns| pins.attach(&netns, Some(cgroup), cgroup))
+            Netns::open(&guest.netns).and_then(|netns| pins.attach(&netns, cgroups, Some(cgroup), cgroup))
         })
 }
 

@@ -9,8 +9,10 @@ mod status;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use slog::{Logger, debug, warn};
+
 use crate::attachment::container_in;
-use crate::backend::Places;
+use crate::backend::{Places, Receipt, ebpf};
 use crate::cni::{AddRequest, CheckRequest, DelRequest, GcRequest, Outcome, StatusRequest, Verbs};
 use crate::error::{Error, Failed as _, Kind};
 use crate::lock::Lock;
@@ -57,6 +59,23 @@ impl Verbs for Node {
 
 fn places(settings: &Settings) -> Places<'_> {
     Places { state_dir: &settings.state_dir, bpf_dir: &settings.bpf_dir }
+}
+
+/// Says which programs of others see a pod's connections before ours do. They may do no harm, so the pod is served; a service
+/// address that one of them has changed is one the proxy never learns.
+fn tell_of_earlier(places: Places<'_>, receipt: &Receipt, log: &Logger) {
+    match ebpf::earlier_programs(places, receipt) {
+        Ok(programs) if programs.is_empty() => {}
+        Ok(programs) => {
+            warn!(log, "programs of others run before ours: an address that one of them changes is the one the proxy is told";
+                "programs" => programs.join(", "));
+        }
+        Err(fault) => {
+            // Whoever looks for the reason of something finds it with `shuntctl check`.
+            let details = fault.to_string();
+            debug!(log, "programs of others could not be asked for"; "details" => details);
+        }
+    }
 }
 
 /// Name of the lock of an attachment: its container's. Two attachments of one container are in one namespace and share its map

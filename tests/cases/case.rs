@@ -18,6 +18,18 @@ pub(crate) enum Backend {
 impl Backend {
     pub(crate) const ALL: [Self; 2] = [Self::Ebpf, Self::Iptables];
 
+    /// Those with these names; all, if none is named.
+    pub(crate) fn wanted(names: Option<&str>) -> Vec<Self> {
+        let Some(names) = names else { return Self::ALL.to_vec() };
+        let by_name = |name| {
+            let found = Self::ALL.into_iter().find(|backend| backend.name() == name);
+            found.unwrap_or_else(|| panic!("CASES_BACKENDS: {name:?} is no backend"))
+        };
+        let wanted: Vec<Self> = names.split_whitespace().map(by_name).collect();
+        assert!(!wanted.is_empty(), "CASES_BACKENDS names none");
+        wanted
+    }
+
     /// As in the entry.
     pub(crate) const fn name(self) -> &'static str {
         match self {

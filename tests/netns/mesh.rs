@@ -40,7 +40,11 @@ impl Mesh {
 
     /// A pod the plugin has not seen.
     pub(crate) fn before_add(shape: Shape) -> Self {
-        let node = Node::new();
+        Self::around_node(Node::new(), shape)
+    }
+
+    /// The same on a node that was made otherwise.
+    pub(crate) fn around_node(node: Node, shape: Shape) -> Self {
         let world = node.world();
         let pod = node.pod(&world, shape);
         Self::around(node, world, pod)

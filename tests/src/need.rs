@@ -39,7 +39,8 @@ pub fn kernel(major: u32, minor: u32) {
     }
 }
 
-fn running_kernel() -> (u32, u32) {
+/// Major and minor number of the running kernel.
+pub fn running_kernel() -> (u32, u32) {
     let release =
         std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc names the running kernel");
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde_json::{Value, json};
 
 use crate::ask::{Dial, Place, Serve, Try};
+use crate::bin;
 use crate::cgroup::Cgroup;
 use crate::net::{self, Interface, Netns, Shape, World};
 use crate::process::{self, Server};
@@ -182,6 +184,27 @@ impl Node {
         config["name"] = json!("scratch");
         change(&mut config);
         Call::new(verb, &config).run()
+    }
+
+    /// What this node can do, found out and kept for `backend: auto`. On a busy machine a probe may not come to its end in time,
+    /// and is made again.
+    pub fn probed(&self) -> Value {
+        const TRIES: u32 = 20;
+        for _ in 0..TRIES {
+            let done = Command::new(bin::shuntctl())
+                .args(["backend", "--probe", "--output", "json", "--state-dir"])
+                .arg(self.state_dir())
+                .arg("--bpf-dir")
+                .arg(self.bpf_dir())
+                .output()
+                .expect("shuntctl can be run");
+            // Otherwise this is an answer of the moment.
+            if done.status.success() {
+                return serde_json::from_slice(&done.stdout)
+                    .unwrap_or_else(|error| panic!("{error}: {done:?}"));
+            }
+        }
+        panic!("the probe came to no end in {TRIES} tries");
     }
 
     /// What the plugin answers to the installer, which must work.

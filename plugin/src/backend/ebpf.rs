@@ -126,7 +126,7 @@ fn place(
         // What the programs knew of its proxy is lost: no connection may pass for a proxy that seems never to have listened.
         pins.proxy_was_seen().failed(Kind::Attach, || "taking over a pod that was captured before")?;
     }
-    let installed = capture(&pins, job, seen, ids, &cgroup)
+    let installed = capture(&pins, job, seen, ids, cgroups, &cgroup)
         .and_then(|generation| remove_others(places, &layout, &name, seen.cookie).map(|()| generation));
     match installed {
         Ok(generation) => {
@@ -150,6 +150,22 @@ fn place(
             Err(undo) => error.with_undo(undo),
         }),
     }
+}
+
+/// Fails where programs of others keep ours from the cgroups of a pod.
+pub fn room(places: Places<'_>, cgroup_path: Option<&str>, pod_uid: Option<&str>) -> Outcome<()> {
+    let cgroups = Cgroups::find(places.state_dir)?;
+    let cgroup = cgroups.resolve(cgroup_path, pod_uid)?;
+    let layout = Layout::new(places.bpf_dir, crate::bpf::object::HASH);
+    crate::bpf::others::room(&layout, &cgroups, cgroup.pod.as_deref(), &cgroup.all_pods)
+}
+
+/// Programs of others that run before ours for a pod that was captured and may change where its connections go, in words.
+pub fn earlier_programs(places: Places<'_>, receipt: &Receipt) -> Outcome<Vec<String>> {
+    let Receipt::Ebpf { object, pod_cgroup, all_pods, .. } = receipt else { return Ok(Vec::new()) };
+    let cgroups = Cgroups::find(places.state_dir)?;
+    let layout = Layout::new(places.bpf_dir, object);
+    crate::bpf::others::earlier(places.bpf_dir, &layout, &cgroups, pod_cgroup.as_deref(), all_pods)
 }
 
 /// True if an earlier ADD captured this attachment in this namespace, and not with `layout`.
@@ -223,6 +239,7 @@ fn capture(
     job: &Job<'_>,
     seen: &Seen,
     ids: &Ids,
+    cgroups: &Cgroups,
     cgroup: &PodCgroup,
 ) -> Result<u32, Error> {
     pins.prepare().failed(Kind::Attach, || "making a place for the pod's pins")?;
@@ -231,7 +248,7 @@ fn capture(
     let generation = before.map_or(1, |config| config.generation.wrapping_add(1));
     let wanted = encoded(job.plan, &seen.interfaces, job.attachment.ifname(), ids, generation);
     pins.write(&wanted).failed(Kind::Attach, || "writing the pod's map entries")?;
-    pins.attach(job.netns, cgroup.pod.as_deref(), &cgroup.all_pods)
+    pins.attach(job.netns, cgroups, cgroup.pod.as_deref(), &cgroup.all_pods)
         .failed(Kind::Attach, || "attaching the pod's own programs")?;
     read_back(pins, job.netns, &wanted)?;
     Ok(generation)

@@ -73,7 +73,7 @@ pub struct Hooked {
 pub fn hooked(cgroup: &Path, name: &str) -> Outcome<Vec<Hooked>> {
     let what = || format!("ask which programs are attached to cgroup {}", cgroup.display());
     let directory = File::open(cgroup).tried(what)?;
-    let ids = sys::programs_on(directory.as_fd(), attach_type(name)).tried(what)?;
+    let ids = sys::programs_on(directory.as_fd(), attach_type(name)).tried(what)?.ids;
     // One that is gone by now has no name.
     Ok(ids.into_iter().map(|id| Hooked { id, name: sys::program_name(id).unwrap_or_default() }).collect())
 }

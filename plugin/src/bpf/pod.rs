@@ -17,6 +17,7 @@ use shunt_abi::{
 use super::pins::{Layout, remove_tree};
 use super::rules::Encoded;
 use super::{object, programs, sys};
+use crate::cgroup::Cgroups;
 use crate::fault::{Fault, Outcome, Tried as _};
 use crate::netns::Netns;
 
@@ -156,7 +157,13 @@ impl PodPins<'_> {
 
     /// Attaches the pod's own programs: `sk_lookup` to its namespace, `getsockopt` to its cgroup if it has one, else to the
     /// one all pods live under. Links that are in place stay.
-    pub fn attach(&self, netns: &Netns, pod_cgroup: Option<&Path>, all_pods: &Path) -> Outcome<()> {
+    pub fn attach(
+        &self,
+        netns: &Netns,
+        cgroups: &Cgroups,
+        pod_cgroup: Option<&Path>,
+        all_pods: &Path,
+    ) -> Outcome<()> {
         let directory = self.layout.pod(self.name, self.cookie);
         let pin = directory.join(names::SK_LOOKUP);
         if !self.lookup_attached(netns)? {
@@ -166,12 +173,11 @@ impl PodPins<'_> {
             remove_pin(&pin)?;
             sys::pin(link.as_fd(), &pin).tried(|| format!("pin link {}", pin.display()))?;
         }
-        match pod_cgroup {
-            Some(cgroup) => {
-                programs::attach_getsockopt(self.layout, cgroup, &directory.join(names::GETSOCKOPT))
-            }
-            None => programs::attach_getsockopt(self.layout, all_pods, &self.layout.link(names::GETSOCKOPT)),
-        }
+        let (cgroup, pin) = match pod_cgroup {
+            Some(cgroup) => (cgroup, directory.join(names::GETSOCKOPT)),
+            None => (all_pods, self.layout.link(names::GETSOCKOPT)),
+        };
+        programs::attach_getsockopt(self.layout, cgroups, cgroup, &pin)
     }
 
     /// True if the pod's `sk_lookup` link is there and is on this namespace.

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ use aya_obj::generated::bpf_attach_type;
 use shunt_abi::names::{self, place};
 
 use super::pins::{Layout, TEMPORARY, children, remove_tree};
-use super::{object, sys};
+use super::{object, others, sys};
 use crate::cgroup::Cgroups;
 use crate::fault::{Fault, Outcome, Tried as _};
 use crate::lock::Lock;
@@ -92,21 +93,40 @@ pub(crate) fn attach(layout: &Layout, cgroups: &Cgroups, pods: &Path) -> Outcome
     }
     let cgroup = File::open(target).tried(|| format!("open cgroup {}", target.display()))?;
     for (name, _) in missing {
-        pin_link(&layout.program(name), sys::fd(&cgroup), attach_type(name), &layout.link(name), target)?;
+        others::barrier(cgroups, target, name)?;
+        let attach = |program: BorrowedFd<'_>| first_of_all(program, sys::fd(&cgroup), attach_type(name));
+        pin_link(layout, name, attach, &layout.link(name), target)?;
     }
     Ok(())
 }
 
+/// Attaches a shared program so that it sees a connection as the app made it: before programs of others on the same cgroup, where
+/// the kernel has an order. Where it has none ours runs last there, and ADD says so.
+fn first_of_all(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    kind: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    if !sys::programs_on(cgroup, kind)?.ids.is_empty() {
+        match sys::attach_first(program, cgroup, kind) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            attached => return attached,
+        }
+    }
+    sys::attach(program, cgroup, kind)
+}
+
 /// Attaches a pinned program to a cgroup and pins the link at `pin`, over what is there.
 fn pin_link(
-    program: &Path,
-    cgroup: std::os::fd::BorrowedFd<'_>,
-    kind: bpf_attach_type,
+    layout: &Layout,
+    name: &str,
+    attach: impl FnOnce(BorrowedFd<'_>) -> io::Result<OwnedFd>,
     pin: &Path,
     target: &Path,
 ) -> Outcome<()> {
-    let program_fd = sys::open(program).tried(|| format!("open pinned program {}", program.display()))?;
-    let link = sys::attach(sys::fd(&program_fd), cgroup, kind)
+    let program = layout.program(name);
+    let program_fd = sys::open(&program).tried(|| format!("open pinned program {}", program.display()))?;
+    let link = attach(sys::fd(&program_fd))
         .tried(|| format!("attach {} to cgroup {}", program.display(), target.display()))?;
     let mut new = pin.as_os_str().to_owned();
     new.push("-new");
@@ -122,14 +142,18 @@ fn pin_link(
 }
 
 /// The `getsockopt` program on a pod's own cgroup, or on the shared one where the pod has none.
-pub fn attach_getsockopt(layout: &Layout, cgroup: &Path, pin: &Path) -> Outcome<()> {
+pub fn attach_getsockopt(layout: &Layout, cgroups: &Cgroups, cgroup: &Path, pin: &Path) -> Outcome<()> {
     let file = File::open(cgroup).tried(|| format!("open cgroup {}", cgroup.display()))?;
     if let Some(id) = attached_to(pin)?
         && id == cgroup_id(&file)?
     {
         return Ok(());
     }
-    pin_link(&layout.program(names::GETSOCKOPT), sys::fd(&file), attach_type(names::GETSOCKOPT), pin, cgroup)
+    // Last on its cgroup: what it answers, nobody changes.
+    let attach =
+        |program: BorrowedFd<'_>| sys::attach(program, sys::fd(&file), attach_type(names::GETSOCKOPT));
+    others::barrier(cgroups, cgroup, names::GETSOCKOPT)?;
+    pin_link(layout, names::GETSOCKOPT, attach, pin, cgroup)
 }
 
 /// A cgroup's id is the inode number of its directory.

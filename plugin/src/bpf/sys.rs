@@ -75,11 +75,31 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(OBJ_PIN, &mut PathAttr { path: address(path.as_ptr()), fd: raw(object), flags: 0 }).map(drop)
 }
 
-/// Attaches a program to a cgroup or network namespace with a link. No flags: a cgroup link is always "multi".
+/// Attaches a program to a cgroup or network namespace with a link. No flags: a cgroup link is always "multi", and comes last on
+/// its cgroup.
 pub(super) fn attach(
     program: BorrowedFd<'_>,
     target: BorrowedFd<'_>,
     kind: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    link(program, target, kind, 0)
+}
+
+/// The same to a cgroup, before every program that is attached to it; EINVAL before Linux 6.17, which knows no order.
+pub(super) fn attach_first(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    kind: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    const BEFORE: u32 = 1 << 3;
+    link(program, cgroup, kind, BEFORE)
+}
+
+fn link(
+    program: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    kind: bpf_attach_type,
+    flags: u32,
 ) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
@@ -88,7 +108,7 @@ pub(super) fn attach(
         kind: u32,
         flags: u32,
     }
-    bpf(LINK_CREATE, &mut Attr { program: raw(program), target: raw(target), kind: kind as u32, flags: 0 })
+    bpf(LINK_CREATE, &mut Attr { program: raw(program), target: raw(target), kind: kind as u32, flags })
         .map(owned)
 }
 
@@ -139,8 +159,17 @@ fn ask<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
     bpf(OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
-/// Ids of the programs attached to a cgroup itself for one kind of call, in the order in which they run.
-pub(super) fn programs_on(cgroup: BorrowedFd<'_>, kind: bpf_attach_type) -> io::Result<Vec<u32>> {
+/// What is attached to a cgroup itself for one kind of call.
+#[derive(Debug)]
+pub(super) struct Attached {
+    /// Ids of the programs, in the order in which they run.
+    pub(super) ids: Vec<u32>,
+    /// How they were attached: 0, `BPF_F_ALLOW_OVERRIDE` or `BPF_F_ALLOW_MULTI`. Says nothing where there are none.
+    pub(super) flags: u32,
+}
+
+/// Asks a cgroup.
+pub(super) fn programs_on(cgroup: BorrowedFd<'_>, kind: bpf_attach_type) -> io::Result<Attached> {
     // The kernel takes no more than this on one cgroup.
     const MOST: usize = 64;
     #[repr(C)]
@@ -166,7 +195,7 @@ pub(super) fn programs_on(cgroup: BorrowedFd<'_>, kind: bpf_attach_type) -> io::
     };
     bpf(PROG_QUERY, &mut attr)?;
     let count = usize::try_from(attr.count).map_err(io::Error::other)?;
-    Ok(ids.into_iter().take(count).collect())
+    Ok(Attached { ids: ids.into_iter().take(count).collect(), flags: attr.attach_flags })
 }
 
 /// The id of a program.

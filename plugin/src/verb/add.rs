@@ -4,11 +4,11 @@ use nix::net::if_::if_nametoindex;
 use shunt_api::FailurePolicy;
 use slog::{debug, warn};
 
-use super::{known, lock_name, places, pod_netns, remove};
-use crate::backend::{self, Job};
+use super::{known, lock_name, places, pod_netns, remove, tell_of_earlier};
+use crate::backend::{self, Job, ebpf};
 use crate::choice::{self, Ask, Choice};
 use crate::cni::{AddRequest, Outcome, PodRef};
-use crate::error::{Error, Failed as _, Kind};
+use crate::error::{Error, Failed as _, Kind, chain};
 use crate::grounds::Grounds;
 use crate::lock::Lock;
 use crate::netns::Netns;
@@ -90,7 +90,12 @@ fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) 
     let wanted = request.conf.settings.backend;
     // Also where its record is lost.
     let has = backend::held(places, &name, before.as_ref().map(|record| &record.receipt))?;
-    let choice = choice::for_pod(&Ask { places, deadline, log: &request.log }, wanted, &plan, has)?;
+    let kept_out = || {
+        let room = ebpf::room(places, request.conf.cgroup_path.as_deref(), request.pod.uid.as_deref());
+        room.err().map(|fault| chain(&fault))
+    };
+    let ask = Ask { places, deadline, log: &request.log };
+    let choice = choice::for_pod(&ask, wanted, &plan, has, kept_out)?;
     let before = Before { record: before, captured: has.is_some() };
     put(request, plan, netns, locks, &before, &choice).map_err(|error| error.under(choice.backend()))
 }
@@ -125,6 +130,7 @@ fn put(
     let receipt = backend::install(places, &job).map_err(|error| choice.failed(places, wanted, error))?;
     if *choice == Choice::Ebpf {
         tell_of_missing(request, netns, &plan);
+        tell_of_earlier(places, &receipt, &request.log);
     }
     let record = Record {
         version: record::VERSION,

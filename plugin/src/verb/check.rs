@@ -1,6 +1,6 @@
 //! CHECK: is the kernel as ADD left it? Cheap, because CRI-O asks right after every ADD.
 
-use super::{places, pod_netns};
+use super::{places, pod_netns, tell_of_earlier};
 use crate::backend;
 use crate::cni::{CheckRequest, Outcome};
 use crate::error::{Error, Failed as _, Kind};
@@ -30,6 +30,7 @@ pub(super) fn run(request: &CheckRequest) -> Result<Outcome, Error> {
     };
     let backend = record.receipt.backend();
     verified(request, &record).map_err(|error| error.under(backend))?;
+    tell_of_earlier(places, &record.receipt, &request.log);
     Ok(Outcome::new(End::Ok, "as ADD left it").by(Some(backend)))
 }
 

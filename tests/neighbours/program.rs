@@ -1,0 +1,264 @@
+//! Programs of others: a few instructions, loaded and attached by bpf(2) itself as other agents do it.
+
+#![expect(unsafe_code, reason = "bpf(2) has no safe wrapper, and the plugin's own is part of what is tested")]
+
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::Path;
+
+const PROG_LOAD: libc::c_int = 5;
+const PROG_ATTACH: libc::c_int = 8;
+const PROG_DETACH: libc::c_int = 9;
+const LINK_CREATE: libc::c_int = 28;
+const CGROUP_SOCK_ADDR: u32 = 18;
+
+/// `BPF_F_ALLOW_OVERRIDE`
+pub(crate) const OVERRIDE: u32 = 1;
+/// `BPF_F_ALLOW_MULTI`
+pub(crate) const MULTI: u32 = 2;
+/// `BPF_F_BEFORE`
+pub(crate) const BEFORE: u32 = 8;
+
+/// Where a program is called: `enum bpf_attach_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Hook {
+    Connect4 = 10,
+    Connect6 = 11,
+    Peer4 = 29,
+    Peer6 = 30,
+}
+
+/// `struct bpf_insn`
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Instruction {
+    code: u8,
+    registers: u8,
+    offset: i16,
+    value: i32,
+}
+
+const fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> Instruction {
+    Instruction { code, registers: to | from << 4, offset, value }
+}
+
+/// `to = value`, 64 bits.
+const fn set(to: u8, value: i32) -> Instruction {
+    instruction(0xb7, to, 0, 0, value)
+}
+/// `to = *(u32 *)(context + offset)`; the context stays in register 1.
+const fn read(to: u8, offset: i16) -> Instruction {
+    instruction(0x61, to, 1, offset, 0)
+}
+/// `*(u32 *)(context + offset) = from`
+const fn write(from: u8, offset: i16) -> Instruction {
+    instruction(0x63, 1, from, offset, 0)
+}
+/// `to = value`, 32 bits.
+const fn set_word(to: u8, value: i32) -> Instruction {
+    instruction(0xb4, to, 0, 0, value)
+}
+/// Unless the lower half of the register is that value, go on so many instructions further.
+const fn unless(register: u8, value: i32, further: i16) -> Instruction {
+    instruction(0x56, register, 0, further, value)
+}
+const EXIT: Instruction = instruction(0x95, 0, 0, 0, 0);
+
+/// `user_ip4`, `user_ip6`, `user_port` of `struct bpf_sock_addr`.
+const IP4: i16 = 4;
+const IP6: [i16; 4] = [8, 12, 16, 20];
+const PORT: i16 = 24;
+
+/// An address and a port as the kernel has them in a context, by where they stand.
+fn words(ip: std::net::IpAddr, port: u16) -> Vec<(i16, i32)> {
+    let word = |bytes: [u8; 4]| i32::from_ne_bytes(bytes);
+    let mut found = match ip {
+        std::net::IpAddr::V4(v4) => vec![(IP4, word(v4.octets()))],
+        std::net::IpAddr::V6(v6) => {
+            let bytes = v6.octets();
+            let parts = bytes.chunks_exact(4).map(|part| word([part[0], part[1], part[2], part[3]]));
+            IP6.into_iter().zip(parts).collect()
+        }
+    };
+    found.push((PORT, i32::from(port.to_be())));
+    found
+}
+
+/// What a program does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Does {
+    /// Lets everything pass.
+    Nothing,
+    /// Lets nothing pass.
+    Deny,
+    /// One address and port become another: what a socket load balancer does with a service's, and back.
+    Translate((std::net::IpAddr, u16), (std::net::IpAddr, u16)),
+}
+
+fn code(does: Does) -> Vec<Instruction> {
+    let mut code = Vec::new();
+    if let Does::Translate(from, to) = does {
+        let from = words(from.0, from.1);
+        let to = words(to.0, to.1);
+        let writing: Vec<Instruction> =
+            to.iter().flat_map(|(offset, value)| [set_word(2, *value), write(2, *offset)]).collect();
+        for (index, (offset, value)) in from.iter().enumerate() {
+            let left = (from.len() - index - 1) * 2 + writing.len();
+            code.push(read(2, *offset));
+            code.push(unless(2, *value, i16::try_from(left).expect("a short program")));
+        }
+        code.extend(writing);
+    }
+    code.extend([set(0, i32::from(!matches!(does, Does::Deny))), EXIT]);
+    code
+}
+
+/// `bpf(2)`, with the beginning of `union bpf_attr`; the kernel takes the rest as zero.
+fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
+    // SAFETY: a live value of the size given; what it points to outlives the call in the callers below.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    libc::c_int::try_from(result).map_err(io::Error::other)
+}
+
+fn owned(fd: libc::c_int) -> OwnedFd {
+    // SAFETY: fresh, and nobody else's.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// A loaded program.
+#[derive(Debug)]
+pub(crate) struct Program {
+    fd: OwnedFd,
+    hook: Hook,
+}
+
+impl Program {
+    pub(crate) fn load(name: &str, hook: Hook, does: Does) -> Self {
+        #[repr(C)]
+        struct Attr {
+            kind: u32,
+            count: u32,
+            code: u64,
+            licence: u64,
+            log_level: u32,
+            log_size: u32,
+            log: u64,
+            kernel_version: u32,
+            flags: u32,
+            name: [u8; 16],
+            ifindex: u32,
+            attach_type: u32,
+        }
+        let code = code(does);
+        let mut attr = Attr {
+            kind: CGROUP_SOCK_ADDR,
+            count: u32::try_from(code.len()).expect("a short program"),
+            code: code.as_ptr().addr() as u64,
+            licence: c"GPL".as_ptr().addr() as u64,
+            log_level: 0,
+            log_size: 0,
+            log: 0,
+            kernel_version: 0,
+            flags: 0,
+            name: [0; 16],
+            ifindex: 0,
+            attach_type: hook as u32,
+        };
+        for (to, from) in attr.name.iter_mut().take(15).zip(name.bytes()) {
+            *to = from;
+        }
+        let fd = bpf(PROG_LOAD, &attr).unwrap_or_else(|error| panic!("load {name}: {error}"));
+        Self { fd: owned(fd), hook }
+    }
+
+    /// Attaches it by a link, as agents of today do; it is attached for as long as the link is held.
+    pub(crate) fn link(&self, cgroup: &Path, flags: u32) -> io::Result<OwnedFd> {
+        #[repr(C)]
+        struct Attr {
+            program: i32,
+            target: i32,
+            kind: u32,
+            flags: u32,
+        }
+        let target = File::open(cgroup)?;
+        let attr =
+            Attr { program: self.fd.as_raw_fd(), target: target.as_raw_fd(), kind: self.hook as u32, flags };
+        bpf(LINK_CREATE, &attr).map(owned)
+    }
+
+    /// Attaches it as agents did before there were links; it stays until it is detached or the cgroup goes.
+    pub(crate) fn attach(&self, cgroup: &Path, flags: u32) -> io::Result<()> {
+        self.call(PROG_ATTACH, cgroup, flags)
+    }
+
+    pub(crate) fn detach(&self, cgroup: &Path) -> io::Result<()> {
+        self.call(PROG_DETACH, cgroup, 0)
+    }
+
+    fn call(&self, command: libc::c_int, cgroup: &Path, flags: u32) -> io::Result<()> {
+        #[repr(C)]
+        struct Attr {
+            target: i32,
+            program: i32,
+            kind: u32,
+            flags: u32,
+        }
+        let target = File::open(cgroup)?;
+        let attr =
+            Attr { target: target.as_raw_fd(), program: self.fd.as_raw_fd(), kind: self.hook as u32, flags };
+        bpf(command, &attr).map(drop)
+    }
+}
+
+/// Takes whatever is attached to a cgroup itself for a hook away, by naming no program: what an agent does that thinks it owns
+/// the cgroup.
+pub(crate) fn detach_any(cgroup: &Path, hook: Hook) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        target: i32,
+        program: i32,
+        kind: u32,
+        flags: u32,
+    }
+    let target = File::open(cgroup)?;
+    bpf(PROG_DETACH, &Attr { target: target.as_raw_fd(), program: 0, kind: hook as u32, flags: 0 }).map(drop)
+}
+
+/// The service's addresses and the backend a load balancer has chosen for it.
+pub(crate) const SERVICE: [(std::net::IpAddr, u16); 2] = [
+    (std::net::IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)), 80),
+    (std::net::IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10)), 80),
+];
+pub(crate) const BACKEND: [(std::net::IpAddr, u16); 2] = [
+    (std::net::IpAddr::V4(Ipv4Addr::new(10, 96, 7, 7)), 8080),
+    (std::net::IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 7, 7)), 8080),
+];
+
+/// The four programs of a socket load balancer: on the way out the service becomes the backend, in the peer's name the backend
+/// becomes the service.
+pub(crate) fn load_balancer() -> Vec<Program> {
+    let hooks = [(Hook::Connect4, Hook::Peer4), (Hook::Connect6, Hook::Peer6)];
+    let pairs = hooks.into_iter().zip(SERVICE.into_iter().zip(BACKEND));
+    pairs
+        .flat_map(|((connect, peer), (service, backend))| {
+            [
+                Program::load("lb_connect", connect, Does::Translate(service, backend)),
+                Program::load("lb_peer", peer, Does::Translate(backend, service)),
+            ]
+        })
+        .collect()
+}
+
+/// All of them by links on one cgroup.
+pub(crate) fn linked(programs: &[Program], cgroup: &Path, flags: u32) -> Vec<OwnedFd> {
+    programs
+        .iter()
+        .map(|program| program.link(cgroup, flags).unwrap_or_else(|error| panic!("{program:?}: {error}")))
+        .collect()
+}
