@@ -30,8 +30,8 @@ fn captured<'a>(site: &'a Site, version: &str) -> (Network<'a>, Sandbox) {
 #[test]
 fn del_when_the_cache_is_gone() {
     for backend in BACKENDS {
+        let site = Site::new(backend);
         for version in VERSIONS {
-            let site = Site::new(backend);
             let (network, mut sandbox) = captured(&site, version);
             fs::remove_dir_all(&network.cache).expect("libcni's cache");
             if version != "0.3.1" {
@@ -51,10 +51,10 @@ fn del_when_the_cache_is_gone() {
 #[test]
 fn del_when_the_namespace_is_gone() {
     for backend in BACKENDS {
+        let site = Site::new(backend);
         for version in VERSIONS {
             // With its result and without.
             for cached in [true, false] {
-                let site = Site::new(backend);
                 let (network, mut sandbox) = captured(&site, version);
                 sandbox.vanish();
                 let network = if cached { network } else { network.forgetful() };
@@ -108,9 +108,9 @@ fn del_when_the_list_was_edited() {
         ("no capabilities", |ours| ours["capabilities"] = json!({})),
     ];
     for backend in BACKENDS {
+        let site = Site::new(backend);
         for (what, edit) in EDITS {
             for from_cache in [false, true] {
-                let site = Site::new(backend);
                 let (mut network, mut sandbox) = captured(&site, "1.0.0");
                 let mut edited = chain(&site, "1.0.0");
                 edit(&mut edited["plugins"][3]);
@@ -182,8 +182,8 @@ fn add_twice_by_the_runtime() {
 #[test]
 fn twice_in_one_list() {
     for backend in BACKENDS {
+        let site = Site::new(backend);
         for version in VERSIONS {
-            let site = Site::new(backend);
             let network = site.network(
                 "twice",
                 &list(

@@ -67,9 +67,10 @@ fn flush(sandbox: &Sandbox, tool: &str) {
 #[test]
 fn check_finds_what_is_missing() {
     for (backend, damages) in DAMAGES {
+        let site = Site::new(backend);
         for version in ["0.4.0", "1.0.0", "1.1.0"] {
             for (what, damage, says) in damages {
-                let site = Site::new(backend);
+                site.forget_calls();
                 let network = site.network(
                     "broken",
                     &list(

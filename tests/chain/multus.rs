@@ -20,9 +20,9 @@ fn delegate(site: &Site, version: &str, select: &str) -> Value {
 #[test]
 fn a_delegate_that_gets_no_annotations() {
     for backend in BACKENDS {
+        let site = Site::new(backend);
         for version in ["0.3.1", "1.0.0", "1.1.0"] {
             for (select, meshed) in [("annotated", false), ("all", true)] {
-                let site = Site::new(backend);
                 let mut network = site.network("delegate", &delegate(&site, version, select));
                 network.capabilities = false;
                 let mut sandbox = site.meshed();

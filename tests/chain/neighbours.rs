@@ -21,8 +21,8 @@ fn either_side(site: &Site, version: &str, main: Main, neighbours: &[Value]) -> 
 #[test]
 fn firewall_on_a_node_that_drops_what_it_forwards() {
     for backend in BACKENDS {
+        let site = Site::new(backend);
         for version in ["0.4.0", "1.0.0", "1.1.0"] {
-            let site = Site::new(backend);
             for list in either_side(&site, version, Main::Bridge, &[firewall(), portmap(false)]) {
                 let network = site.network("either", &list);
                 let mut sandbox = site.meshed();
@@ -89,8 +89,8 @@ fn a_host_port_asked_from_the_node_itself() {
 #[test]
 fn sbr_on_a_second_interface() {
     for backend in BACKENDS {
+        let site = Site::new(backend);
         for version in ["0.3.1", "1.1.0"] {
-            let site = Site::new(backend);
             let first =
                 site.network("first", &list(version, "first", [Main::Bridge.entry(&site), site.entry()]));
             for list in either_side(&site, version, Main::Macvlan, &[json!({ "type": "sbr" })]) {

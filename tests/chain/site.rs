@@ -69,6 +69,8 @@ impl Site {
             next: Cell::new(0),
         };
         site.install_plugins();
+        // What takes time on a busy machine, loading the programs, is not part of the ADDs of a test.
+        until("the node can intercept", || site.node.call_bare("STATUS", |_| {}).code == 0);
         site
     }
 
@@ -178,6 +180,11 @@ impl Site {
         });
         fs::remove_file(input).expect("own file");
         done
+    }
+
+    /// What recorders have written down is forgotten.
+    pub(crate) fn forget_calls(&self) {
+        let _none = fs::remove_file(self.path("calls"));
     }
 
     /// What a tool says in the node's network.

@@ -14,8 +14,9 @@ use crate::{BACKENDS, VERSIONS};
 #[test]
 fn a_plugin_after_us_fails() {
     for backend in BACKENDS {
+        let site = Site::new(backend);
         for version in VERSIONS {
-            let site = Site::new(backend);
+            site.forget_calls();
             let chain = |end: &[&str]| {
                 list(
                     version,
@@ -87,6 +88,7 @@ fn unwound(site: &Site, sandbox: &Sandbox) {
 #[test]
 fn reference_plugins_after_us_fail() {
     for backend in BACKENDS {
+        let site = Site::new(backend);
         for (main, fails, says) in [
             (
                 Main::Ptp,
@@ -96,7 +98,6 @@ fn reference_plugins_after_us_fail() {
             (Main::Macvlan, bandwidth(), "has no veth peer"),
             (Main::Bridge, json!({ "type": "gone" }), "failed to find plugin \"gone\""),
         ] {
-            let site = Site::new(backend);
             let network = site.network(
                 "fails",
                 &list("1.0.0", "fails", [main.entry(&site), portmap(true), site.entry(), fails.clone()]),
@@ -124,8 +125,9 @@ fn reference_plugins_after_us_fail() {
 #[test]
 fn we_fail_ourselves() {
     for backend in BACKENDS {
+        let site = Site::new(backend);
         for version in VERSIONS {
-            let site = Site::new(backend);
+            site.forget_calls();
             let network = site.network(
                 "ours",
                 &list(

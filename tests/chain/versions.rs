@@ -20,8 +20,8 @@ pub(crate) fn asked(site: &Site, tag: &str) -> Vec<String> {
 #[test]
 fn cnitool_adds_checks_and_deletes() {
     for backend in BACKENDS {
+        let site = Site::new(backend);
         for version in VERSIONS {
-            let site = Site::new(backend);
             let entries = [Main::Bridge.entry(&site), portmap(false), site.entry()];
             let network = site.network("byhand", &list(version, "byhand", entries));
             let mut sandbox = site.meshed();
