@@ -4,11 +4,7 @@
 //! `CASES=word` runs the rows whose id, group or source holds the word. `CASES_BACKENDS=iptables` runs them under that backend
 //! only, for kernels that have no other.
 
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot be judged must fail"
-)]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be judged must fail")]
 
 mod case;
 mod judge;

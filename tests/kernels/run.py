@@ -45,7 +45,7 @@ JOBS = {
     "parity": ("parity", "", 1800),
     "robust": ("robust", TIMED, 3600),
 }
-QUICK = ["kernel", "cases"]
+QUICK = ["kernel"]
 # Where eBPF cannot: suites that need it are not run.
 WITHOUT_EBPF = ["kernel", "cases", "netns-iptables", "iptables"]
 # The oldest kernel the eBPF backend is promised for.
