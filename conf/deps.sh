@@ -12,7 +12,7 @@ if [ "${1:-}" = --quiet ]; then quiet=1; shift; fi
 wants() { [[ " $groups " == *" $1 "* ]]; }
 groups=$*
 if wants demo; then groups+=' build'; fi
-if wants containerd; then groups+=' test'; fi
+if wants containerd; then groups+=' build demo'; fi
 if wants test; then groups+=' build demo ship'; fi
 if wants ship; then groups+=' image'; fi
 
