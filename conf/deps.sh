@@ -13,8 +13,8 @@ if [ "${1:-}" = --quiet ]; then quiet=1; shift; fi
 wants() { [[ " $groups " == *" $1 "* ]]; }
 groups=$*
 if wants demo; then groups+=' build'; fi
-if wants node; then groups+=' containerd'; fi
-if wants containerd; then groups+=' test'; fi
+if wants node; then groups+=' containerd ship'; fi
+if wants containerd; then groups+=' build demo'; fi
 if wants test; then groups+=' build demo ship chain envoy'; fi
 if wants chain; then groups+=' demo build'; fi
 if wants ship; then groups+=' image'; fi

@@ -1,5 +1,5 @@
 # What a machine of tests/src/machine runs: containerd of two versions, runc, and a client of the Container Runtime Interface. Sourced
-# by deps.sh for the group `containerd`, which has the group `test` in it.
+# by deps.sh for the group `containerd`, which has the group `demo` in it: the reference plugins.
 
 # Debian's containerd and runc are taken out of their packages, not installed: two versions have to lie beside each other, and
 # nothing of this machine is to run one.
@@ -52,6 +52,7 @@ else
     need_go
     started=$SECONDS
     go_module "$CONTAINERD_ROOT/module" $module "$CONTAINERD_VERSION"
+    rm -f "$CONTAINERD_ROOT/cri"
     cp tests/cri/main.go "$CONTAINERD_ROOT/module/main.go"
     go_build cri "$CONTAINERD_ROOT/module" "$CONTAINERD_ROOT/cri" -ldflags '-s -w' .
     say cri "a client, of $CONTAINERD_VERSION's modules, built ($((SECONDS - started)) s)"
