@@ -240,7 +240,7 @@ excludeInterfaces    none                 mesh istio
 tunnelPort           15008                mesh istio
 selfCalls            yes                  mesh istio
 beforeProxy          closed               default of beforeProxy
-dns                  no                   default of dns
+captureDns           no                   default of captureDns
 udp                  pass                 default of udp
 dropInvalid          no                   mesh istio
 ";
