@@ -29,8 +29,6 @@ pub(crate) struct Sidecar<'a> {
     pub(crate) own: [&'a str; 2],
     /// Where it writes its access log.
     pub(crate) log: &'a Path,
-    /// Whether it answers DNS.
-    pub(crate) dns: bool,
 }
 
 /// What it starts with; the listeners come later, from a file that may change, as Istio's come from istiod.
@@ -63,9 +61,7 @@ pub(crate) fn listeners(sidecar: Sidecar<'_>, version: u32) -> Value {
             all.push(not_bound(own, port, &json!([{ "filters": [filter] }]), &json!([])));
         }
     }
-    if sidecar.dns {
-        all.extend(["127.0.0.1", "::1"].map(resolver));
-    }
+    all.extend(["127.0.0.1", "::1"].map(resolver));
     let resources: Vec<Value> = all.into_iter().map(typed).collect();
     json!({ "version_info": version.to_string(), "resources": resources })
 }

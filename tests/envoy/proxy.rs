@@ -24,7 +24,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Envoy {
     dir: PathBuf,
     own: [String; 2],
-    dns: bool,
     version: u32,
     epoch: u32,
     running: Vec<Child>,
@@ -32,14 +31,14 @@ pub(crate) struct Envoy {
 
 impl Envoy {
     /// Starts it in a pod, with its listeners, and waits until it listens.
-    pub(crate) fn start(node: &Node, pod: &Pod, dns: bool) -> Self {
+    pub(crate) fn start(node: &Node, pod: &Pod) -> Self {
         let dir = node.directory().join(format!("envoy-{}", pod.name));
         let shared = dir.join("shm");
         fs::create_dir_all(&shared).expect("a directory");
         let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
         open(&shared, 0o1777).expect("our own");
         let own = [pod.ip(false).to_string(), pod.ip(true).to_string()];
-        let mut envoy = Self { dir, own, dns, version: 0, epoch: 0, running: Vec::new() };
+        let mut envoy = Self { dir, own, version: 0, epoch: 0, running: Vec::new() };
         let access = File::create(envoy.log_file()).expect("a log");
         fchown(&access, Some(PROXY), Some(PROXY)).expect("root may give it away");
         let bootstrap = istio::bootstrap(envoy.sidecar(&envoy.log_file()), &envoy.listeners_file());
@@ -52,7 +51,7 @@ impl Envoy {
 
     fn sidecar<'a>(&'a self, log: &'a Path) -> Sidecar<'a> {
         let [v4, v6] = &self.own;
-        Sidecar { own: [v4, v6], log, dns: self.dns }
+        Sidecar { own: [v4, v6], log }
     }
 
     fn log_file(&self) -> PathBuf {
@@ -64,7 +63,7 @@ impl Envoy {
     }
 
     /// Puts a file of listeners in the place of the one before; Envoy watches for that.
-    fn put(&mut self, listeners: &Value) {
+    fn put(&self, listeners: &Value) {
         let new = self.dir.join("listeners.new");
         fs::write(&new, listeners.to_string()).expect("a file");
         fs::rename(new, self.listeners_file()).expect("in one go");

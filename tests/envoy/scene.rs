@@ -37,7 +37,7 @@ impl Scene {
         for pod in &pods {
             node.add(pod);
         }
-        let envoys = pods.each_ref().map(|pod| Envoy::start(&node, pod, true));
+        let envoys = pods.each_ref().map(|pod| Envoy::start(&node, pod));
         let [a, b] = &pods;
         let servers = [world.place(), a.app(), b.app()].map(|place| Servers::start(&place, &certificate));
         Self { envoys, _servers: servers, certificate, pods, world, _node: node }

@@ -53,7 +53,7 @@ fn the_node_tool_tells_the_truth_about_a_real_proxy() {
         assert_eq!(faults(&host, &node, &pod), silent, "{backend}: it has not started");
         assert_eq!(verdicts(&host, &node, &pod), ["refused"; 4], "{backend}: it has not started");
 
-        let mut envoy = Envoy::start(&node, &pod, true);
+        let mut envoy = Envoy::start(&node, &pod);
         let nothing: [&str; 0] = [];
         assert_eq!(faults(&host, &node, &pod), nothing, "{backend}: it runs");
         assert_eq!(verdicts(&host, &node, &pod), ["captured"; 4], "{backend}: it runs");
