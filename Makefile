@@ -25,18 +25,18 @@ VERSION := $(shell sed -n '/^\[workspace.package\]/,/^$$/s/^version = "\(.*\)"/\
 IMAGE ?= localhost/shunt:$(VERSION)
 PLANS ?= 5000
 SEED ?= 1
+ONLY ?=
 
 # What `make test-cluster` needs of the caller
 NEXT_IMAGE ?= $(IMAGE)-next
 POD_IMAGE ?=
 VALUES ?=
-ONLY ?=
 
-.PHONY: help deps build kernel image manifests demo demos test lint fmt bench fuzz parity ci clean
+.PHONY: help deps build kernel image manifests demo demos test test-containerd lint fmt bench fuzz parity ci clean
 .PHONY: node-tools test-node test-images test-cluster
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 deps: ## install what is missing on this machine, pinned; says what it did
 	@conf/deps.sh build image demo test lint fuzz
@@ -69,6 +69,12 @@ demos: build ## the demo for every mesh on both backends, a line each
 test: build ## every test, as root; ends with how many passed and failed
 	@conf/deps.sh --quiet test
 	@conf/test.sh $(LOCKED)
+
+test-containerd: build ## containerd 2 and 1.6 by their CRI, on machines in namespaces; a table at the end (ONLY='words of a line')
+	@conf/deps.sh --quiet containerd
+	@conf/probe.sh $(LOCKED)
+	@$(CARGO) build --quiet $(LOCKED) -p shunt-tests --bin probe
+	@$(CARGO) test --quiet $(LOCKED) -p shunt-tests --test containerd -- $(ONLY)
 
 lint: ## formatting, clippy for both sides, lints on in every package
 	@conf/deps.sh --quiet build lint

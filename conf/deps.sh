@@ -77,6 +77,7 @@ if wants test; then
     need openssl has_command openssl
     need python3 has_command python3
 fi
+if wants containerd; then need pkg-config has_command pkg-config; need libseccomp-dev has_file /usr/include/seccomp.h; fi
 if wants fuzz; then need g++ has_command c++; fi
 
 if [ ${#packages[@]} -gt 0 ]; then

@@ -22,6 +22,7 @@ SCHEMAS_VERSION=1.37.0
 CONTAINERD_VERSION=2.1.9
 CONTAINERD_DEBIAN=1.6
 KUBERNETES_VERSION=1.34.1
+RUNC_VERSION=1.3.6
 # What the package asks for without saying which; typing_extensions only with an old Python.
 SCHEMAS_NEEDS='attrs==26.1.0 importlib_resources==7.1.0 jsonschema==4.26.0 jsonschema-specifications==2025.9.1 packaging==26.4
     PyYAML==6.0.4 referencing==0.37.0 rpds-py==2026.9.1 typing_extensions==4.16.0'
@@ -113,3 +114,4 @@ NODE_PACKAGES='go.etcd.io/etcd/server/v3'
 for program in kubelet kube-apiserver kube-controller-manager kube-scheduler kubectl; do
     NODE_PACKAGES+=" k8s.io/kubernetes/cmd/$program"
 done
+RUNC_ROOT=$SHUNT_CACHE/runc-$RUNC_VERSION

@@ -2,13 +2,22 @@
 //!
 //! The object is built by the Makefile, not here: it needs another compiler. Without it a development build gets an empty
 //! stub, so that `cargo build`, clippy, the unit tests and an editor work on a fresh checkout; a release build stops.
+//!
+//! The program that each ADD loads a copy of is taken out of the object here: reading an ELF file takes longer than loading it does.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
+use object::read::elf::ElfFile64;
+use object::{LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget};
 use sha2::{Digest as _, Sha256};
 
+type Elf<'a> = ElfFile64<'a, LittleEndian>;
+type Failure = Box<dyn std::error::Error>;
+
+/// Name of the program, `names::SK_LOOKUP`.
+const LOOKUP: &str = "lookup";
 const OVERRIDE: &str = "SHUNT_BPF_OBJECT";
 const PLACE: &str = "../target/bpf/shunt.bpf.o";
 
@@ -39,8 +48,46 @@ fn main() -> io::Result<()> {
     };
 
     fs::write(Path::new(&variable("OUT_DIR")).join("shunt.bpf.o"), &object)?;
+    let lookup = if object.is_empty() { Ok(source_of(&[], &[])) } else { lookup(&object) };
+    let lookup = lookup.unwrap_or_else(|error| {
+        println!("cargo:error=kernel object {}: program {LOOKUP}: {error}", source.display());
+        String::new()
+    });
+    fs::write(Path::new(&variable("OUT_DIR")).join("lookup.rs"), lookup)?;
     println!("cargo:rustc-env=SHUNT_OBJECT_HASH={}", hash(&object));
     Ok(())
+}
+
+/// The program's instructions and the maps they refer to, as Rust.
+fn lookup(object: &[u8]) -> Result<String, Failure> {
+    let elf = Elf::parse(object)?;
+    let symbol = elf.symbols().find(|symbol| symbol.name() == Ok(LOOKUP)).ok_or("not in it")?;
+    let section = elf.section_by_index(symbol.section_index().ok_or("it has no code")?)?;
+    let range = symbol.address()..symbol.address() + symbol.size();
+    let code = section.data_range(range.start, symbol.size())?.ok_or("it lies outside its section")?;
+    let (code, rest) = code.as_chunks::<8>();
+    if !rest.is_empty() {
+        return Err("half an instruction".into());
+    }
+    let mut maps = Vec::new();
+    for (at, relocation) in section.relocations().filter(|(at, _)| range.contains(at)) {
+        let RelocationTarget::Symbol(target) = relocation.target() else {
+            return Err("it refers to something that is no map".into());
+        };
+        let index = usize::try_from((at - range.start) / 8)?;
+        maps.push((index, elf.symbol_by_index(target)?.name()?.to_owned()));
+    }
+    let code: Vec<u64> = code.iter().copied().map(u64::from_le_bytes).collect();
+    Ok(source_of(&code, &maps))
+}
+
+fn source_of(code: &[u64], maps: &[(usize, String)]) -> String {
+    format!(
+        "/// Instructions.\npub(super) static CODE: [u64; {}] = {code:?};\n\
+         /// Which of them name a map, and which.\npub(super) static MAPS: [(usize, &str); {}] = {maps:?};\n",
+        code.len(),
+        maps.len()
+    )
 }
 
 /// The first 16 hex digits of the object's SHA-256.

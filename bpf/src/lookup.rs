@@ -9,7 +9,7 @@ use shunt_abi::trace::{Event, Note, call, verdict::REFUSED};
 use shunt_abi::{Address, LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, Reason, names, virtual_port};
 
 use crate::context::{read, read6};
-use crate::maps::{self, LISTENERS, NOTES, PAIRS, PodRules, TELLERS};
+use crate::maps::{self, ARRIVALS, LISTENERS, LOOKUPS, NOTES, PAIRS, PodRules};
 use crate::trace::{self, Told};
 
 const IPPROTO_TCP: u32 = 6;
@@ -24,18 +24,60 @@ fn own_cookie() -> u64 {
     cookie
 }
 
-/// Gives the connection to the proxy, or leaves it to the kernel.
+/// A pod's own program: says whose the connection is, and goes on in the one for all. Short, because each ADD loads it. If there is
+/// nothing to go on in, the connection is refused: it may be the proxy's.
 #[inline(always)]
-pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
+pub(crate) fn arrive(ctx: &SkLookupContext) -> u32 {
     let lookup = ctx.lookup;
     if read!(bpf_sk_lookup, lookup, protocol) != IPPROTO_TCP {
         return sk_action::SK_PASS;
     }
-    let cookie = own_cookie();
+    let Some(arrival) = ARRIVALS.get_ptr_mut(0) else {
+        return sk_action::SK_DROP;
+    };
+    let (source, destination) = addresses(lookup);
+    let (source_port, port) = ports(lookup);
+    // SAFETY: this CPU's own copy. Volatile, and the pod last: see `Arrival`.
+    let place = unsafe {
+        (&raw mut (*arrival).source).write_volatile(source);
+        (&raw mut (*arrival).destination).write_volatile(destination);
+        (&raw mut (*arrival).source_port).write_volatile(source_port);
+        (&raw mut (*arrival).port).write_volatile(port);
+        (&raw mut (*arrival).pod).write_volatile(own_cookie());
+        (&raw const (*arrival).place).read_volatile()
+    };
+    // SAFETY: nothing is held that would have to be given back.
+    unsafe { LOOKUPS.tail_call(ctx, place) };
+    sk_action::SK_DROP
+}
+
+/// Whose connection this is, if it is the one that was left.
+#[inline(always)]
+fn whose(lookup: *const bpf_sk_lookup, (source, destination): (Address, Address)) -> Option<u64> {
+    let arrival = ARRIVALS.get_ptr(0)?;
+    let (source_port, port) = ports(lookup);
+    // SAFETY: this CPU's own copy. Volatile, and the pod first: see `Arrival`.
+    unsafe {
+        let pod = (&raw const (*arrival).pod).read_volatile();
+        let fits = (&raw const (*arrival).source).read_volatile().same(source)
+            && (&raw const (*arrival).destination).read_volatile().same(destination)
+            && (&raw const (*arrival).source_port).read_volatile() == source_port
+            && (&raw const (*arrival).port).read_volatile() == port;
+        fits.then_some(pod)
+    }
+}
+
+/// Gives the connection to the proxy, or leaves it to the kernel.
+#[inline(always)]
+pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
+    let lookup = ctx.lookup;
+    let (source, destination) = addresses(lookup);
+    let Some(cookie) = whose(lookup, (source, destination)) else {
+        return sk_action::SK_DROP;
+    };
     let Some(pod) = maps::pod(cookie) else {
         return sk_action::SK_PASS;
     };
-    let (source, destination) = addresses(lookup);
     let port = read!(bpf_sk_lookup, lookup, local_port);
     let (slot, told) = if let Some(pair) = paired(cookie, source, port, lookup) {
         (pair.slot, None)
@@ -49,7 +91,7 @@ pub(crate) fn select(ctx: &SkLookupContext) -> u32 {
             Verdict::Capture { slot, .. } => (slot, Some(told)),
         }
     };
-    // One place, whatever led here: the verifier walks this loop for each, and that is most of what loading costs.
+    // One place, whatever led here: the verifier walks this loop for each.
     let taken = slot == NONE || assign(ctx, cookie, slot);
     if !taken {
         maps::count(cookie, Reason::NoListener);
@@ -75,7 +117,7 @@ fn hand_over(ctx: &SkLookupContext, pod: u64, told: Told) {
     // SAFETY: this CPU's own copy; connections arrive where nothing comes in between.
     unsafe { *note = Note { pod, reason: told.reason.code(), verdict: u32::from(told.verdict) } };
     // SAFETY: nothing is held that would have to be given back.
-    unsafe { TELLERS.tail_call(ctx, 0) };
+    unsafe { LOOKUPS.tail_call(ctx, names::place::TELL) };
 }
 
 /// Tells of a connection. One that comes by a virtual port was told of when the app connected, and is again if nobody takes it.
@@ -132,8 +174,8 @@ fn paired(
     unsafe { PAIRS.get(&key) }
 }
 
-/// Both addresses, without a branch: the verifier would walk everything that follows once for each family, and that is what loading
-/// a pod's program costs. The kernel gives zeros for the fields of the other family.
+/// Both addresses, without a branch: the verifier would walk everything that follows once for each family, and a pod's own program is
+/// loaded with each ADD. The kernel gives zeros for the fields of the other family.
 #[inline(always)]
 fn addresses(lookup: *const bpf_sk_lookup) -> (Address, Address) {
     // AF_INET is 2 and AF_INET6 is 10: the bit they differ in, as a mask for IPv4.
@@ -141,6 +183,12 @@ fn addresses(lookup: *const bpf_sk_lookup) -> (Address, Address) {
     let source = (read6!(bpf_sk_lookup, lookup, remote_ip6), read!(bpf_sk_lookup, lookup, remote_ip4));
     let destination = (read6!(bpf_sk_lookup, lookup, local_ip6), read!(bpf_sk_lookup, lookup, local_ip4));
     (joined(source, is_v4), joined(destination, is_v4))
+}
+
+/// Both ports as the kernel gives them: the remote one in network order, the local one in the host's.
+#[inline(always)]
+fn ports(lookup: *const bpf_sk_lookup) -> (u32, u32) {
+    (read!(bpf_sk_lookup, lookup, remote_port), read!(bpf_sk_lookup, lookup, local_port))
 }
 
 #[inline(always)]

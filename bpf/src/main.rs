@@ -130,9 +130,15 @@ mod entry {
         1
     }
 
-    /// Inbound and virtual ports.
+    /// Inbound and virtual ports: whose.
     #[sk_lookup_program]
     pub(crate) fn lookup(ctx: SkLookupContext) -> u32 {
+        socket_lookup::arrive(&ctx)
+    }
+
+    /// The same: where to.
+    #[sk_lookup_program]
+    pub(crate) fn select(ctx: SkLookupContext) -> u32 {
         socket_lookup::select(&ctx)
     }
 

@@ -8,10 +8,10 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::macros::btf_map;
 use shunt_abi::{
-    Counters, DatagramState, ListenerKey, Pair, PairKey, PodConfig, PodKey, Reason, Rule, RuleKey,
+    Arrival, Counters, DatagramState, ListenerKey, Pair, PairKey, PodConfig, PodKey, Reason, Rule, RuleKey,
     SocketState, TrieKey,
     decide::Rules,
-    flag,
+    flag, names,
     trace::{self, Event, Note, Trace},
 };
 
@@ -48,7 +48,9 @@ pub(crate) static RINGS: ArrayOfMaps<RingBuf<Event, 4096>, { trace::LISTENERS as
 #[btf_map]
 pub(crate) static NOTES: PerCpuArray<Note, 1> = PerCpuArray::new();
 #[btf_map]
-pub(crate) static TELLERS: ProgramArray<1> = ProgramArray::new();
+pub(crate) static ARRIVALS: PerCpuArray<Arrival, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static LOOKUPS: ProgramArray<{ names::place::COUNT as usize }> = ProgramArray::new();
 
 /// The configuration of a pod; `None` for a namespace that is not ours.
 #[inline(always)]

@@ -56,8 +56,21 @@ else
     go_build cri "$CONTAINERD_ROOT/module" "$CONTAINERD_ROOT/cri" -ldflags '-s -w' .
     say cri "a client, of $CONTAINERD_VERSION's modules, built ($((SECONDS - started)) s)"
 fi
+# With cgo, because it is C that enters the namespaces; the C library it is linked with is this machine's, as all of it is there inside.
+if [ -x "$RUNC_ROOT/runc" ]; then
+    found runc "$RUNC_VERSION"
+else
+    need_go
+    started=$SECONDS
+    module=github.com/opencontainers/runc
+    go_module "$RUNC_ROOT/module" $module "$RUNC_VERSION"
+    run runc env -C "$RUNC_ROOT/module" CGO_ENABLED=1 GOFLAGS='-mod=mod -trimpath' GOTOOLCHAIN=local "$GO" build -o "$RUNC_ROOT/" -tags seccomp \
+        -ldflags "-s -w -X main.version=$RUNC_VERSION" $module
+    say runc "$RUNC_VERSION, built ($((SECONDS - started)) s)"
+fi
 mkdir -p target/tools
 ln -sfn "$CONTAINERD_ROOT" target/tools/containerd-2
 ln -sfn "$CONTAINERD_DEBIAN_ROOT" target/tools/containerd-1.6
-ln -sfn "$CONTAINERD_DEBIAN_ROOT/runc" target/tools/runc
+ln -sfn "$CONTAINERD_DEBIAN_ROOT/runc" target/tools/runc-debian
+ln -sfn "$RUNC_ROOT/runc" target/tools/runc
 ln -sfn "$CONTAINERD_ROOT/cri" target/tools/cri

@@ -1,5 +1,9 @@
 //! Where the proxy listens, who accepts, and what happens when nobody does.
 
+use std::fs;
+
+use shunt::bpf::pins::Layout;
+use shunt_abi::names;
 use shunt_tests::ask::{Dial, Many, Place, Serve};
 use shunt_tests::net::Shape;
 use shunt_tests::process::{Server, dial_many};
@@ -107,6 +111,26 @@ fn a_dead_proxy_means_refused_in_both_directions() {
     mesh.nothing_got_out();
 }
 
+/// A pod's own program only says whose a connection is. Without the one that decides, which goes when somebody removes the pin that
+/// holds it, nothing gets to the app and nothing out.
+#[test]
+fn a_pod_is_closed_when_the_program_that_decides_is_gone() {
+    let mut mesh = Mesh::new();
+    let mut app = mesh.pod.serve(&Serve::at([("app", "0.0.0.0:8080"), ("app", "[::]:8080")]));
+    mesh.app(SERVICES).iter().for_each(captured);
+    let layouts = Layout::all(mesh.node.bpf_dir()).expect("pins can be listed");
+    assert_eq!(layouts.len(), 1, "one object is loaded");
+    for layout in layouts {
+        fs::remove_file(layout.map(names::LOOKUPS)).expect("the map is pinned");
+    }
+    assert_eq!(outcomes(&mesh.app(SERVICES)), ["ECONNREFUSED"; 3]);
+    for v6 in [false, true] {
+        assert_eq!(mesh.arriving(v6, 8080).outcome(), "ECONNREFUSED");
+    }
+    assert!(app.seen().is_empty(), "the app was reached past the proxy");
+    mesh.nothing_got_out();
+}
+
 #[test]
 fn a_restarted_proxy_is_found() {
     let mut mesh = Mesh::new();
@@ -188,7 +212,7 @@ fn a_native_sidecar_serves_the_init_containers_after_it() {
         mesh.add();
         for round in 0..2 {
             let cgroup = mesh.pod.cgroup.join(format!("sidecar{round}"));
-            std::fs::create_dir_all(&cgroup).expect("root may make cgroups");
+            fs::create_dir_all(&cgroup).expect("root may make cgroups");
             let place = Place { cgroup: Some(cgroup), ..mesh.pod.proxy() };
             mesh.proxy = Some(Server::start(&place, &everywhere()));
             for init in [mesh.pod.place(0, 0), mesh.pod.app()] {

@@ -1,10 +1,11 @@
 //! A process of a test: goes where it is told, becomes who it is told, and serves or dials.
 //!
-//! `probe JOB PLACE ORDERS`, the last two as JSON of [`shunt_tests::ask`]. Jobs of a whole machine are [`machine`] and [`runc`], those of
-//! containers in [`pod`].
+//! `probe JOB PLACE ORDERS`, the last two as JSON of [`shunt_tests::ask`]. Jobs of a whole machine are [`machine`], [`runc`] and
+//! [`scribe`], those of containers in [`pod`].
 
 #![expect(
     clippy::expect_used,
+    clippy::panic,
     clippy::print_stdout,
     reason = "talks to the test over stdout, and a probe that cannot do its job must end loudly"
 )]
@@ -16,6 +17,7 @@ mod many;
 mod place;
 mod pod;
 mod runc;
+mod scribe;
 mod serve;
 mod sidecar;
 mod socket;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Some("first") => return machine::first(&arguments.next().expect("a machine's orders")),
         Some("runc") => return runc::run(&std::env::args_os().skip(2).collect::<Vec<_>>()),
         Some("pod") => return pod::run(&arguments.collect::<Vec<_>>()),
+        Some("scribe") => return scribe::run(),
         Some("pause") => return machine::pause(),
         _ => arguments = std::env::args().skip(1),
     }

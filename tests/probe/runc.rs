@@ -27,6 +27,9 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     {
         edit(&bundle.join("config.json"), bundle_without_limits);
     }
+    if has("create") {
+        crate::scribe::hold("runc", "create");
+    }
     if has("exec")
         && let Some(process) = after("--process").or_else(|| after("-p"))
     {

@@ -13,7 +13,7 @@ pub mod orders;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -23,7 +23,6 @@ use nix::poll::poll;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ask::Place;
 use crate::cgroup::Cgroup;
 use crate::runtime_call::tail;
 use crate::scratch::Scratch;
@@ -39,10 +38,12 @@ pub const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd31, 0, 0, 0, 0, 0, 0, 2);
 /// Longer than anything here takes on a machine that does much else.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
-const PATH: &str = "/opt/rig/bin:/opt/rig/containerd:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str =
+    "/opt/rig/bin:/opt/rig/containerd:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Goes into a cgroup inside and becomes a program: `$1` and the rest.
-const IN_CGROUP: &str = "mkdir -p \"/sys/fs/cgroup/$1\" && echo 0 > \"/sys/fs/cgroup/$1/cgroup.procs\" && shift && exec \"$@\"";
+const IN_CGROUP: &str =
+    "mkdir -p \"/sys/fs/cgroup/$1\" && echo 0 > \"/sys/fs/cgroup/$1/cgroup.procs\" && shift && exec \"$@\"";
 
 /// The machine.
 #[derive(Debug)]
@@ -116,14 +117,9 @@ impl Machine {
         self.cgroup.dir()
     }
 
-    /// The machine's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// The world beyond it.
-    pub fn beyond(&mut self) -> &mut Beyond {
-        &mut self.beyond
+    pub fn beyond(&self) -> &Beyond {
+        &self.beyond
     }
 
     /// The first process's id, from here.
@@ -166,7 +162,11 @@ impl Machine {
             line.trim_end().to_owned()
         };
         let (first, ready) = (line(), line());
-        assert_eq!(ready, "ready", "the machine {} does not start: it said {first:?} and {ready:?}", self.name);
+        assert_eq!(
+            ready, "ready",
+            "the machine {} does not start: it said {first:?} and {ready:?}",
+            self.name
+        );
         let first = Pid::from_raw(first.parse().expect("a process id"));
         self.running = Some(Running { outer, cord, first });
         self.beyond.wire(first);
@@ -236,11 +236,6 @@ impl Machine {
         String::from_utf8_lossy(&done.stdout).into_owned()
     }
 
-    /// Where a helper process of the test runs that is to be in the machine's own network.
-    pub fn place(&self) -> Place {
-        Place { netns: Some(PathBuf::from(format!("/proc/{}/ns/net", self.first()))), ..Place::default() }
-    }
-
     /// Starts a daemon. It is in `system.slice/NAME`, writes to a log of its own, and ends with the machine.
     pub fn start(&mut self, service: &Service) {
         self.daemons.retain(|other| other.name() != service.name);
@@ -259,7 +254,10 @@ impl Machine {
     /// A daemon that was started.
     #[track_caller]
     pub fn daemon(&self, name: &str) -> &Daemon {
-        self.daemons.iter().find(|daemon| daemon.name() == name).unwrap_or_else(|| panic!("no daemon {name} runs"))
+        self.daemons
+            .iter()
+            .find(|daemon| daemon.name() == name)
+            .unwrap_or_else(|| panic!("no daemon {name} runs"))
     }
 
     /// The log file of a daemon, from here. It goes on over reboots.
@@ -280,7 +278,12 @@ impl Machine {
     pub fn until_within(&self, patience: Duration, what: &str, mut so: impl FnMut() -> bool) {
         let end = Instant::now() + patience;
         while !so() {
-            assert!(Instant::now() < end, "machine {}: never within {patience:?}: {what}\n{}", self.name, self.logs());
+            assert!(
+                Instant::now() < end,
+                "machine {}: never within {patience:?}: {what}\n{}",
+                self.name,
+                self.logs()
+            );
             let _waited = poll(&mut [], 20_u8);
         }
     }
@@ -296,11 +299,6 @@ impl Machine {
             }
         }
         text
-    }
-
-    /// The machine's address of a family.
-    pub const fn address(v6: bool) -> IpAddr {
-        if v6 { IpAddr::V6(NODE_V6) } else { IpAddr::V4(NODE_V4) }
     }
 }
 
@@ -324,7 +322,12 @@ impl Machine {
         let keep = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/machine-logs")).join(&self.name);
         let _gone = fs::remove_dir_all(&keep);
         let copied = fs::create_dir_all(&keep).is_ok()
-            && Command::new("cp").arg("-r").arg(self.path("var/log/.")).arg(&keep).status().is_ok_and(|done| done.success());
+            && Command::new("cp")
+                .arg("-r")
+                .arg(self.path("var/log/."))
+                .arg(&keep)
+                .status()
+                .is_ok_and(|done| done.success());
         if copied {
             eprintln!("whole logs: {}", keep.display());
         }
@@ -338,7 +341,9 @@ fn make_disk(disk: &Path) {
     }
     symlink("/run", disk.join("var/run")).expect("own directory");
     symlink("/run/lock", disk.join("var/lock")).expect("own directory");
-    for name in ["passwd", "group", "protocols", "services", "nsswitch.conf", "ld.so.cache", "os-release", "iproute2"] {
+    for name in
+        ["passwd", "group", "protocols", "services", "nsswitch.conf", "ld.so.cache", "os-release", "iproute2"]
+    {
         let from = Path::new("/etc").join(name);
         if from.exists() {
             copy(&from, &disk.join("etc").join(name));

@@ -60,6 +60,33 @@ pub struct Pair {
 
 crate::layout!(Pair, size 24, align 4, fields Address, u32, u32);
 
+/// A connection that comes in: what a pod's own program leaves for the shared one.
+///
+/// There is one for each CPU, and another pod's connection may come in between on a kernel that preempts its network work
+/// (`PREEMPT_RT`, or a question of a process, such as that of `ss`). Hence the connection itself, written before the pod and
+/// compared after it was read: what fits was left for this connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Netns cookie.
+    pub pod: u64,
+    /// Who connects.
+    pub source: Address,
+    /// To which address of the pod.
+    pub destination: Address,
+    /// Source port, as the kernel gives it.
+    pub source_port: u32,
+    /// Destination port.
+    pub port: u32,
+    /// [`place::SELECT`](crate::names::place::SELECT), and always that. A place that the verifier knows it makes a jump of its own for,
+    /// and mends that on all CPUs for each pod's program; one that is read from memory is looked up.
+    pub place: u32,
+    /// Fills up.
+    pub unused: u32,
+}
+
+crate::layout!(Arrival, size 56, align 8, fields u64, Address, Address, u32, u32, u32, u32);
+
 /// Kept with a socket, freed with it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -33,13 +33,15 @@ pub mod trace;
 pub mod virtual_port;
 
 pub use address::Address;
-pub use flow::{DatagramState, LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, SocketState, role, slot, udp};
+pub use flow::{
+    Arrival, DatagramState, LISTENERS_PER_SLOT, ListenerKey, Pair, PairKey, SocketState, role, slot, udp,
+};
 pub use pod::{Counters, PodConfig, PodKey, flag};
 pub use reason::Reason;
 pub use rule::{Rule, RuleKey, TrieKey, bit, kind};
 
 /// Version of everything in this crate. A record or a pin directory of another version is not touched, only removed.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Asserts size and alignment, and that the fields fill the struct: padding would be uninitialised bytes in a map key.
 macro_rules! layout {

@@ -25,11 +25,14 @@ pub const TRACE: &str = "TRACE";
 pub const RINGS: &str = "RINGS";
 /// Map: per-CPU [`crate::trace::Note`].
 pub const NOTES: &str = "NOTES";
-/// Map: the one program [`TELL`], where those of the pods find it.
-pub const TELLERS: &str = "TELLERS";
+/// Map: per-CPU [`crate::Arrival`].
+pub const ARRIVALS: &str = "ARRIVALS";
+/// Map: the shared programs of incoming connections, by [`place`], where those of the pods find them.
+pub const LOOKUPS: &str = "LOOKUPS";
 /// Every map that is pinned.
-pub const MAPS: [&str; 13] = [
-    PODS, RULES, COUNTERS, LISTENERS, PAIRS, SOCKETS, DATAGRAMS, ROTATION, SEEN, TRACE, RINGS, NOTES, TELLERS,
+pub const MAPS: [&str; 14] = [
+    PODS, RULES, COUNTERS, LISTENERS, PAIRS, SOCKETS, DATAGRAMS, ROTATION, SEEN, TRACE, RINGS, NOTES,
+    ARRIVALS, LOOKUPS,
 ];
 
 /// Programs attached once per node to the cgroup all pods live under.
@@ -70,12 +73,24 @@ pub const BIND6: &str = "bind6";
 pub const SOCKOPS: &str = "sock_ops";
 /// `SO_ORIGINAL_DST`.
 pub const GETSOCKOPT: &str = "getsockopt";
-/// Inbound and virtual ports, one instance per pod.
+/// Inbound and virtual ports: the program each pod has a copy of. It says whose the connection is and goes on in [`SELECT`].
 pub const SK_LOOKUP: &str = "lookup";
-
-/// Tells listeners what a pod's own program decided. It is not in that program: each ADD would have it verified.
+/// Decides about a connection that comes in. One for all pods: in each pod's copy it would be most of what an ADD costs, since
+/// the kernel verifies what it loads.
+pub const SELECT: &str = "select";
+/// Tells listeners what [`SELECT`] decided. Out of its way while nobody listens.
 pub const TELL: &str = "tell";
 
-/// Stands in the `sk_lookup` program where each pod's copy has its netns cookie. That program type cannot ask for the cookie
+/// Places in [`LOOKUPS`].
+pub mod place {
+    /// [`SELECT`](super::SELECT)
+    pub const SELECT: u32 = 0;
+    /// [`TELL`](super::TELL)
+    pub const TELL: u32 = 1;
+    /// How many there are.
+    pub const COUNT: u32 = 2;
+}
+
+/// Stands in [`SK_LOOKUP`] where each pod's copy has its netns cookie. That program type cannot ask for the cookie
 /// (no helper), and neither an address nor an interface index tells two pods of a node apart.
 pub const COOKIE_PLACEHOLDER: u64 = 0x5348_554e_5443_4f4b;

@@ -35,7 +35,7 @@ pub struct Listener {
 
 crate::layout!(Listener, size 24, align 8, fields u64, u64, u64);
 
-/// What a pod's own program leaves for the one of all pods that tells of it.
+/// What the program that decided about a connection leaves for the one that tells of it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Note {

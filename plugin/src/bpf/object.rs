@@ -1,10 +1,8 @@
 //! The kernel object this plugin was built with, and the one program of it that each pod gets a copy of.
 
-use std::collections::HashSet;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use aya_obj::Object;
-use aya_obj::generated::bpf_insn;
 use shunt_abi::names;
 
 use super::pins::Layout;
@@ -17,51 +15,26 @@ pub static BYTES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shunt.bpf.o"
 /// First 16 hex digits of its SHA-256: the name of its pin directory.
 pub const HASH: &str = env!("SHUNT_OBJECT_HASH");
 
-/// The maps that a pod's own program uses.
-const LOOKUP_MAPS: [&str; 8] = [
-    names::PODS,
-    names::RULES,
-    names::COUNTERS,
-    names::LISTENERS,
-    names::PAIRS,
-    names::TRACE,
-    names::NOTES,
-    names::TELLERS,
-];
+/// The program each pod has a copy of, as the build took it out of the object.
+#[expect(clippy::unreadable_literal, reason = "instructions, made by the build")]
+mod lookup {
+    include!(concat!(env!("OUT_DIR"), "/lookup.rs"));
+}
 
 /// Loads a pod's own `sk_lookup` program: that of the object, on the maps pinned under `layout`, with the pod's cookie in place
 /// of the placeholder.
 pub fn load_lookup(layout: &Layout, cookie: u64) -> Outcome<OwnedFd> {
-    let mut object = parse()?;
-    let wanted = object
-        .programs
-        .get(names::SK_LOOKUP)
-        .map(aya_obj::Program::function_key)
-        .ok_or_else(|| Fault::new("find the sk_lookup program in the kernel object", "it is missing"))?;
-    let mut maps = Vec::new();
-    for name in LOOKUP_MAPS {
+    let mut code = lookup::CODE;
+    // Open until the program is loaded, which then holds them.
+    let mut maps = Vec::with_capacity(lookup::MAPS.len());
+    for (index, name) in lookup::MAPS {
         let path = layout.map(name);
-        maps.push((name, sys::open(&path).tried(|| format!("open pinned map {}", path.display()))?));
+        let map = sys::open(&path).tried(|| format!("open pinned map {}", path.display()))?;
+        set_map(&mut code, index, map.as_fd())?;
+        maps.push(map);
     }
-    let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
-    let known = object.maps.clone();
-    object
-        .relocate_maps(
-            known.iter().map(|(name, map)| {
-                // A map this program does not use is never looked at: any number will do.
-                let fd = maps.iter().find(|(other, _)| other == name).map_or(0, |(_, fd)| fd.as_raw_fd());
-                (name.as_str(), fd, map)
-            }),
-            &text,
-        )
-        .tried(|| "resolve the maps of the sk_lookup program")?;
-    object.relocate_calls(&text).tried(|| "resolve the calls of the sk_lookup program")?;
-    let function = object
-        .functions
-        .get_mut(&wanted)
-        .ok_or_else(|| Fault::new("find the code of the sk_lookup program", "it is missing"))?;
-    set_cookie(&mut function.instructions, cookie)?;
-    sys::load_sk_lookup(names::SK_LOOKUP, &function.instructions).tried(|| "load the pod's sk_lookup program")
+    set_cookie(&mut code, cookie)?;
+    sys::load_sk_lookup(names::SK_LOOKUP, &code).tried(|| "load the pod's sk_lookup program")
 }
 
 /// Reads the object.
@@ -72,21 +45,45 @@ pub fn parse() -> Outcome<Object> {
     Object::parse(BYTES).tried(|| "parse the kernel object")
 }
 
+// An instruction is 8 bytes: operation, registers, offset, and a constant in the upper half of the word.
+
 /// `ld_imm64`: two instructions that load a 64-bit constant, the low half in the first.
-const LOAD_IMMEDIATE: u8 = 0x18;
+const LOAD_IMMEDIATE: u64 = 0x18;
+/// Its source register when the constant is a map's descriptor.
+const MAP_DESCRIPTOR: u64 = 1 << 12;
+const OPERATION: u64 = 0xff;
+const SOURCE: u64 = 0xf000;
+const LOWER: u64 = 0xffff_ffff;
+
+/// Has the instruction load a map.
+fn set_map(code: &mut [u64], index: usize, map: BorrowedFd<'_>) -> Outcome<()> {
+    match code.get_mut(index..index + 2) {
+        Some([first, second]) if *first & OPERATION == LOAD_IMMEDIATE => {
+            // A borrowed descriptor is never negative.
+            let descriptor = u64::from(map.as_raw_fd().unsigned_abs());
+            *first = *first & LOWER & !SOURCE | MAP_DESCRIPTOR | descriptor << 32;
+            *second = 0;
+            Ok(())
+        }
+        _ => Err(Fault::new(
+            "put a map into the pod's sk_lookup program",
+            format!("no place for it at {index}"),
+        )),
+    }
+}
 
 /// Puts the cookie where the placeholder is: exactly one place, or the object is not what this code was written for.
-fn set_cookie(code: &mut [bpf_insn], cookie: u64) -> Outcome<()> {
+fn set_cookie(code: &mut [u64], cookie: u64) -> Outcome<()> {
     let mut places = 0;
     for index in 0..code.len().saturating_sub(1) {
-        let Some([low, high]) = code.get_mut(index..index + 2) else {
+        let Some([first, second]) = code.get_mut(index..index + 2) else {
             continue;
         };
-        if low.code == LOAD_IMMEDIATE
-            && low.src_reg() == 0
-            && joined(low.imm, high.imm) == names::COOKIE_PLACEHOLDER
+        if *first & (OPERATION | SOURCE) == LOAD_IMMEDIATE
+            && constant(*first, *second) == names::COOKIE_PLACEHOLDER
         {
-            (low.imm, high.imm) = halves(cookie);
+            *first = *first & LOWER | cookie << 32;
+            *second = *second & LOWER | cookie & !LOWER;
             places += 1;
         }
     }
@@ -100,14 +97,8 @@ fn set_cookie(code: &mut [bpf_insn], cookie: u64) -> Outcome<()> {
     }
 }
 
-fn joined(low: i32, high: i32) -> u64 {
-    u64::from(low.cast_unsigned()) | u64::from(high.cast_unsigned()) << 32
-}
-
-fn halves(value: u64) -> (i32, i32) {
-    #[expect(clippy::cast_possible_truncation, reason = "the low half, and what is left of the high half")]
-    let (low, high) = (value as u32, (value >> 32) as u32);
-    (low.cast_signed(), high.cast_signed())
+fn constant(first: u64, second: u64) -> u64 {
+    first >> 32 | second & !LOWER
 }
 
 #[cfg(test)]
@@ -117,19 +108,41 @@ mod tests {
     #[test]
     fn the_cookie_goes_into_exactly_one_place() {
         assert!(!BYTES.is_empty(), "no kernel object: run `make build`");
-        let object = parse().unwrap();
-        let key = object.programs[names::SK_LOOKUP].function_key();
-        let mut code = object.functions[&key].instructions.clone();
+        let mut code = lookup::CODE;
         set_cookie(&mut code, 0x0123_4567_89ab_cdef).unwrap();
-        let found = code.windows(2).filter(|w| joined(w[0].imm, w[1].imm) == 0x0123_4567_89ab_cdef).count();
+        let found = code.windows(2).filter(|w| constant(w[0], w[1]) == 0x0123_4567_89ab_cdef).count();
         assert_eq!(found, 1);
         assert!(set_cookie(&mut code, 1).is_err(), "the placeholder is gone");
+    }
+
+    /// What the build took out is what the library that loads the other programs finds.
+    #[test]
+    fn the_pods_program_is_that_of_the_object() {
+        let object = parse().unwrap();
+        let key = object.programs[names::SK_LOOKUP].function_key();
+        let words: Vec<u64> = object.functions[&key]
+            .instructions
+            .iter()
+            .map(|one| {
+                let [low, high] = one.off.to_le_bytes();
+                let [a, b, c, d] = one.imm.to_le_bytes();
+                let registers = one.dst_reg() | one.src_reg() << 4;
+                u64::from_le_bytes([one.code, registers, low, high, a, b, c, d])
+            })
+            .collect();
+        assert_eq!(words, lookup::CODE);
+        assert_eq!(lookup::MAPS.map(|(_, name)| name), [names::ARRIVALS, names::LOOKUPS]);
     }
 
     #[test]
     fn every_named_program_and_map_is_in_the_object() {
         let object = parse().unwrap();
-        for name in names::SHARED_PROGRAMS.iter().chain(&[names::GETSOCKOPT, names::SK_LOOKUP, names::TELL]) {
+        for name in names::SHARED_PROGRAMS.iter().chain(&[
+            names::GETSOCKOPT,
+            names::SK_LOOKUP,
+            names::SELECT,
+            names::TELL,
+        ]) {
             assert!(object.programs.contains_key(*name), "program {name}");
         }
         for name in names::MAPS {

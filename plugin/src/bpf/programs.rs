@@ -13,7 +13,7 @@ use aya::maps::ProgramArray;
 use aya::programs::{CgroupSockAddr, CgroupSockopt, Program, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_obj::generated::bpf_attach_type;
-use shunt_abi::names;
+use shunt_abi::names::{self, place};
 
 use super::pins::{Layout, TEMPORARY, children, remove_tree};
 use super::{object, sys};
@@ -214,21 +214,24 @@ fn fill(temporary: &Layout) -> Outcome<()> {
         let path = temporary.program(name);
         program.pin(&path).tried(|| format!("pin program {}", path.display()))?;
     }
-    place_teller(&mut ebpf)
+    place_lookups(&mut ebpf)
 }
 
-/// Puts the program that tells of the pods' own ones where they find it: loaded with the shared ones, not with each pod's.
-fn place_teller(ebpf: &mut Ebpf) -> Outcome<()> {
-    let what = || format!("load program {}", names::TELL);
-    let program = ebpf.program_mut(names::TELL).ok_or_else(|| Fault::new(what(), "not in the object"))?;
-    let program: &mut SkLookup = program.try_into().tried(what)?;
-    program.load().tried(what)?;
-    let fd = program.fd().tried(what)?.try_clone().tried(what)?;
-    let map =
-        ebpf.map_mut(names::TELLERS).ok_or_else(|| Fault::new(what(), "its map is not in the object"))?;
-    ProgramArray::try_from(map)
-        .and_then(|mut tellers| tellers.set(0, &fd, 0))
-        .tried(|| "put a program into the map of tellers")
+/// Puts the programs of incoming connections where the pods' own ones find them.
+fn place_lookups(ebpf: &mut Ebpf) -> Outcome<()> {
+    for (place, name) in [(place::SELECT, names::SELECT), (place::TELL, names::TELL)] {
+        let what = || format!("load program {name}");
+        let program = ebpf.program_mut(name).ok_or_else(|| Fault::new(what(), "not in the object"))?;
+        let program: &mut SkLookup = program.try_into().tried(what)?;
+        program.load().tried(what)?;
+        let fd = program.fd().tried(what)?.try_clone().tried(what)?;
+        let map =
+            ebpf.map_mut(names::LOOKUPS).ok_or_else(|| Fault::new(what(), "its map is not in the object"))?;
+        ProgramArray::try_from(map)
+            .and_then(|mut programs| programs.set(place, &fd, 0))
+            .tried(|| format!("put program {name} into map {}", names::LOOKUPS))?;
+    }
+    Ok(())
 }
 
 fn load_program(program: &mut Program) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

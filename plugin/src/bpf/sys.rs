@@ -11,7 +11,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
-use aya_obj::generated::{bpf_attach_type, bpf_insn};
+use aya_obj::generated::bpf_attach_type;
 
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
@@ -198,8 +198,8 @@ pub(super) fn program_name(id: u32) -> io::Result<String> {
     Ok(String::from_utf8_lossy(name).into_owned())
 }
 
-/// Loads an `sk_lookup` program from instructions whose map references are resolved.
-pub(super) fn load_sk_lookup(name: &str, code: &[bpf_insn]) -> io::Result<OwnedFd> {
+/// Loads an `sk_lookup` program from instructions, 8 bytes each, whose map references are resolved.
+pub(super) fn load_sk_lookup(name: &str, code: &[u64]) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
         kind: u32,

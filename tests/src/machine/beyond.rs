@@ -1,8 +1,10 @@
 //! The world beyond a machine: a network namespace with a server that notes every connection. What must not arrive there shows
 //! itself by the port it arrives at.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use nix::unistd::Pid;
 
@@ -30,7 +32,7 @@ pub const MESHED_PORT: u16 = 81;
 /// The world.
 #[derive(Debug)]
 pub struct Beyond {
-    server: Server,
+    server: Mutex<Server>,
     netns: Netns,
 }
 
@@ -44,11 +46,14 @@ impl Beyond {
             .flat_map(|(name, port)| [(name, format!("0.0.0.0:{port}")), (name, format!("[::]:{port}"))])
             .collect();
         let serve = Serve::at(listeners.iter().map(|(name, at)| (*name, at.as_str())));
-        Self { server: Server::start(&place, &serve), netns }
+        Self { server: Mutex::new(Server::start(&place, &serve)), netns }
     }
 
-    /// Lays the line to a machine that has just been started. It went with the machine that was there before.
+    /// Lays the line to a machine that has just been started.
     pub(crate) fn wire(&self, machine: Pid) {
+        // That of the machine there was before goes with it, but not at once.
+        let old = || Command::new("ip").args(["link", "del", "machine"]).stderr(Stdio::null()).status();
+        let _absent = self.netns.enter(old).expect("ip is there");
         self.netns.ip(&format!(
             "link add machine type veth peer name uplink netns {machine}\n\
              link set machine up\n\
@@ -70,8 +75,8 @@ impl Beyond {
     }
 
     /// The connections that have arrived since the last time asked.
-    pub fn seen(&mut self) -> Vec<Greeting> {
-        self.server.seen()
+    pub fn seen(&self) -> Vec<Greeting> {
+        self.server.lock().expect("no thread of ours stops with it").seen()
     }
 
     /// Somebody out there dials.
@@ -82,10 +87,5 @@ impl Beyond {
     /// Somewhere in it.
     pub fn place(&self) -> Place {
         Place { netns: Some(self.netns.path().to_owned()), ..Place::default() }
-    }
-
-    /// The address of a family.
-    pub const fn address(v6: bool) -> IpAddr {
-        if v6 { IpAddr::V6(WORLD_V6) } else { IpAddr::V4(WORLD_V4) }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -17,6 +18,9 @@ pub const DAEMON: &str = "containerd";
 pub const SOCKET: &str = "/run/containerd/containerd.sock";
 /// The primary network's list.
 pub const PRIMARY: &str = "10-bridge.conflist";
+
+/// Where plugins that write down what they are given keep that, inside.
+pub const SCRIBE_DIRECTORY: &str = "/run/scribe";
 
 /// Which containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +40,14 @@ impl Version {
         match self {
             Self::V1_6 => "containerd-1.6",
             Self::V2 => "containerd-2",
+        }
+    }
+
+    /// The runc that goes with it, below `target/tools`. User namespaces need the newer one.
+    pub const fn runc(self) -> &'static str {
+        match self {
+            Self::V1_6 => "runc-debian",
+            Self::V2 => "runc",
         }
     }
 
@@ -107,11 +119,14 @@ state = "/run/containerd"
 /// Puts containerd, runc and the reference plugins on a machine that is off.
 pub fn install(machine: &mut Machine, version: Version) {
     machine.show(&bin::tool(version.directory()), "/opt/rig/containerd");
-    machine.show(&bin::tool("runc"), "/opt/rig/runc");
+    // A copy: runc makes one of itself out of the directory it lies in, and does not see there what is bound over a file.
+    let runc = bin::tool(version.runc()).canonicalize().expect("it is there");
+    copy(&runc, &machine.path("opt/rig/runc"));
     machine.show(&bin::static_probe(), "/opt/rig/bin/probe");
-    let wrapper = machine.path("opt/rig/bin/runc");
-    fs::write(&wrapper, "#!/bin/sh\nexec /opt/rig/bin/probe runc /opt/rig/runc \"$@\"\n").expect("own disk");
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("own disk");
+    program(
+        &machine.path("opt/rig/bin/runc"),
+        "#!/bin/sh\nexec /opt/rig/bin/probe runc /opt/rig/runc \"$@\"\n",
+    );
     let config = machine.path("etc/containerd/config.toml");
     fs::create_dir_all(config.parent().expect("a file lies in a directory")).expect("own disk");
     fs::write(config, version.config()).expect("own disk");
@@ -122,6 +137,22 @@ pub fn install(machine: &mut Machine, version: Version) {
     let primary = machine.path("etc/cni/net.d").join(PRIMARY);
     fs::create_dir_all(primary.parent().expect("a file lies in a directory")).expect("own disk");
     fs::write(primary, format!("{:#}\n", primary_list(version.cni()))).expect("own disk");
+}
+
+/// Installs a plugin of this type that writes down what it is given and can be made to wait.
+pub fn install_scribe(machine: &Machine, kind: &str) {
+    program(&machine.path("opt/cni/bin").join(kind), "#!/bin/sh\nexec /opt/rig/bin/probe scribe\n");
+}
+
+/// The entry of such a plugin in a list.
+pub fn scribe(kind: &str) -> Value {
+    json!({ "type": kind, "capabilities": { "io.kubernetes.cri.pod-annotations": true, "cgroupPath": true } })
+}
+
+/// Writes a script.
+fn program(path: &Path, text: &str) {
+    fs::write(path, text).expect("own disk");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("own disk");
 }
 
 /// The list of the primary network: the reference plugins, both families, no masquerading, so that the world sees who it is.

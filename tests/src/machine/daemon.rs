@@ -91,7 +91,14 @@ impl Daemon {
 
     /// Sends it a signal; false when it is not there.
     pub fn signal(&self, signal: Signal) -> bool {
-        self.pid().is_some_and(|pid| kill(pid, signal).is_ok())
+        let sent = self.pid().is_some_and(|pid| kill(pid, signal).is_ok());
+        if let Some(door) = *self.state.door.lock().expect("no thread of ours stops with it")
+            && signal == Signal::SIGKILL
+        {
+            // `nsenter` stands still when its child does, and would not see it end.
+            let _awake = kill(Pid::from_raw(door.cast_signed()), Signal::SIGCONT);
+        }
+        sent
     }
 
     /// It is not started again.

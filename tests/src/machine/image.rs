@@ -1,5 +1,6 @@
 //! Images of a machine's pods: the `probe` program and nothing else, as an OCI layout. There is no registry to pull from.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -43,11 +44,14 @@ pub fn write(dir: &Path) -> PathBuf {
                 "config": { "Entrypoint": entrypoint, "WorkingDir": "/" },
                 "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
             });
-            let config = blob(&blobs, config.to_string().as_bytes(), "application/vnd.oci.image.config.v1+json");
+            let config =
+                blob(&blobs, config.to_string().as_bytes(), "application/vnd.oci.image.config.v1+json");
             let kind = "application/vnd.oci.image.manifest.v1+json";
-            let manifest = json!({ "schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer] });
+            let manifest =
+                json!({ "schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer] });
             let mut manifest = blob(&blobs, manifest.to_string().as_bytes(), kind);
-            manifest["annotations"] = json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": name });
+            manifest["annotations"] =
+                json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": name });
             manifest
         })
         .collect();
@@ -77,7 +81,15 @@ pub fn import(machine: &Machine, archive: &Path) {
 
 fn tar(directory: &Path, to: &Path) {
     let done = Command::new("tar")
-        .args(["--owner=0", "--group=0", "--numeric-owner", "--mtime=@0", "--sort=name", "--format=ustar", "-cf"])
+        .args([
+            "--owner=0",
+            "--group=0",
+            "--numeric-owner",
+            "--mtime=@0",
+            "--sort=name",
+            "--format=ustar",
+            "-cf",
+        ])
         .arg(to)
         .arg("-C")
         .arg(directory)
@@ -88,7 +100,10 @@ fn tar(directory: &Path, to: &Path) {
 }
 
 fn blob(blobs: &Path, bytes: &[u8], kind: &str) -> Value {
-    let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut digest = String::new();
+    for byte in Sha256::digest(bytes) {
+        write!(digest, "{byte:02x}").expect("text grows");
+    }
     fs::write(blobs.join(&digest), bytes).expect("own file");
     json!({ "mediaType": kind, "digest": format!("sha256:{digest}"), "size": bytes.len() })
 }
