@@ -1,4 +1,4 @@
-//! Kubernetes itself: the installer as the DaemonSet pod the chart renders, and what becomes of real pods.
+//! Kubernetes itself: the installer as the pod of the chart's `DaemonSet`, and what becomes of real pods.
 //!
 //! Without `KUBECONFIG` all scenarios play on a node of ours, a machine of [`shunt_tests::machine`] with Kubernetes' own programs: `make
 //! test-node`. With it those that need no more than an API server play on that cluster: `make test-cluster KUBECONFIG=…`. It is the

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use shunt_tests::bin;
-use shunt_tests::machine::beyond::Beyond;
+use shunt_tests::machine::beyond::{WORLD_V4, WORLD_V6};
 use shunt_tests::machine::{Machine, containerd, image};
 
 use crate::cluster::{Cluster, Images, root};
@@ -47,7 +47,7 @@ impl Node {
         let world = start_world(&mut machine, &notes);
         let netns = machine.beyond().place().netns;
         let there = World::Beyond(
-            vec![Beyond::address(false), Beyond::address(true)],
+            vec![WORLD_V4.into(), WORLD_V6.into()],
             Box::new(move || fs::read_to_string(&notes).unwrap_or_default()),
         );
         let kubeconfig = machine.path("etc/kubernetes/admin.conf");

@@ -21,7 +21,7 @@ pub(crate) const SCENARIOS: [Scenario; 10] = [
     scenario("reboot, installer first", reboot::after_the_installer),
     scenario("reboots, everybody races", reboot::everybody_races),
     scenario("reboot, mode chained", reboot::chained_is_open),
-    scenario("uninstall by GitOps, keep", leave::uninstall_keep),
+    scenario("uninstall.enabled, keep", leave::uninstall_keep),
     scenario("helm uninstall, detach", leave::uninstall_detach),
     scenario("test-cluster on this API server", script::test_cluster),
 ];

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use nix::poll::poll;
+
 /// How long anything is waited for that a working cluster does within seconds.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Waits until something is there.
 #[track_caller]
@@ -14,7 +16,7 @@ pub(crate) fn until<T>(what: &str, patience: Duration, mut look: impl FnMut() ->
             return found;
         }
         assert!(Instant::now() < end, "this never came true: {what}");
-        std::thread::sleep(Duration::from_millis(100));
+        let _waited = poll(&mut [], 100_u8);
     }
 }
 

@@ -15,7 +15,6 @@ pub(crate) enum World {
     /// A pod that is not meshed.
     Pod(Cluster),
     /// A process beyond the node, which outlives it.
-    #[expect(clippy::type_complexity, reason = "where its notes are is its maker's business")]
     Beyond(Vec<IpAddr>, Box<dyn Fn() -> String>),
 }
 

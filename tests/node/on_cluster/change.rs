@@ -61,7 +61,7 @@ fn not_ready(cluster: &Cluster, names: &[String]) -> Vec<String> {
         if Instant::now() > end {
             return waiting.iter().map(|name| cluster.why(&[name])).collect();
         }
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        let _waited = nix::poll::poll(&mut [], 200_u8);
     }
 }
 

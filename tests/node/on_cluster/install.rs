@@ -7,7 +7,7 @@ use crate::objects::meshed;
 use crate::scenario::Bed;
 use crate::wait::{PATIENCE, until_true};
 
-/// The DaemonSet the chart renders runs the image this project builds, and becomes ready.
+/// The `DaemonSet` the chart renders runs the image this project builds, and becomes ready.
 pub(crate) fn install(bed: &mut Bed) -> String {
     let cluster = &bed.cluster;
     cluster.namespace(SYSTEM);

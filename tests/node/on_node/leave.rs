@@ -77,13 +77,13 @@ pub(super) fn assert_as_before(bed: &mut Bed, before: &Whole) -> String {
     };
     let end = std::time::Instant::now() + PATIENCE;
     while !look() && std::time::Instant::now() < end {
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        let _waited = nix::poll::poll(&mut [], 200_u8);
     }
     assert!(differences.is_empty(), "the node is not as it was:\n{}", differences.join("\n"));
     format!("{} files, programs and rules as before", before.len())
 }
 
-/// The way of GitOps, with `uninstall.pods: keep` and a pod that runs: it stays captured. When it has gone nothing stays, and the release
+/// `uninstall.enabled`, for releases that no hook is run for, with `uninstall.pods: keep` and a pod that runs: it stays captured. When it has gone nothing stays, and the release
 /// can be deleted.
 pub(crate) fn uninstall_keep(bed: &mut Bed) -> String {
     let (cluster, there) = (bed.cluster.clone(), bed.world.addresses());

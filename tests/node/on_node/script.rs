@@ -20,7 +20,9 @@ pub(crate) fn test_cluster(bed: &mut Bed) -> String {
         .output()
         .expect("nsenter can be run");
     let said = String::from_utf8_lossy(&done.stdout);
-    println!("{}", said.lines().map(|line| format!("    {line}\n")).collect::<String>());
+    for line in said.lines() {
+        println!("    {line}");
+    }
     assert!(done.status.success(), "{}: {}", done.status, String::from_utf8_lossy(&done.stderr));
     let before = bed.before();
     assert_as_before(bed, &before);
