@@ -16,6 +16,9 @@ use sha2::{Digest as _, Sha256};
 type Elf<'a> = ElfFile64<'a, LittleEndian>;
 type Failure = Box<dyn std::error::Error>;
 
+/// Instructions, and which of them name a map.
+type Lookup = (Vec<u8>, Vec<(usize, String)>);
+
 /// Name of the program, `names::SK_LOOKUP`.
 const LOOKUP: &str = "lookup";
 const OVERRIDE: &str = "SHUNT_BPF_OBJECT";
@@ -48,25 +51,26 @@ fn main() -> io::Result<()> {
     };
 
     fs::write(Path::new(&variable("OUT_DIR")).join("shunt.bpf.o"), &object)?;
-    let lookup = if object.is_empty() { Ok(source_of(&[], &[])) } else { lookup(&object) };
-    let lookup = lookup.unwrap_or_else(|error| {
-        println!("cargo:error=kernel object {}: program {LOOKUP}: {error}", source.display());
-        String::new()
-    });
-    fs::write(Path::new(&variable("OUT_DIR")).join("lookup.rs"), lookup)?;
+    let (code, maps) = if object.is_empty() { Ok(Lookup::default()) } else { lookup(&object) }
+        .unwrap_or_else(|error| {
+            println!("cargo:error=kernel object {}: program {LOOKUP}: {error}", source.display());
+            Lookup::default()
+        });
+    let out = PathBuf::from(variable("OUT_DIR"));
+    fs::write(out.join("lookup.bin"), code)?;
+    fs::write(out.join("lookup-maps.rs"), format!("&{maps:?}"))?;
     println!("cargo:rustc-env=SHUNT_OBJECT_HASH={}", hash(&object));
     Ok(())
 }
 
-/// The program's instructions and the maps they refer to, as Rust.
-fn lookup(object: &[u8]) -> Result<String, Failure> {
+/// The program's instructions and the maps they refer to.
+fn lookup(object: &[u8]) -> Result<Lookup, Failure> {
     let elf = Elf::parse(object)?;
     let symbol = elf.symbols().find(|symbol| symbol.name() == Ok(LOOKUP)).ok_or("not in it")?;
     let section = elf.section_by_index(symbol.section_index().ok_or("it has no code")?)?;
     let range = symbol.address()..symbol.address() + symbol.size();
     let code = section.data_range(range.start, symbol.size())?.ok_or("it lies outside its section")?;
-    let (code, rest) = code.as_chunks::<8>();
-    if !rest.is_empty() {
+    if !code.len().is_multiple_of(8) {
         return Err("half an instruction".into());
     }
     let mut maps = Vec::new();
@@ -77,17 +81,7 @@ fn lookup(object: &[u8]) -> Result<String, Failure> {
         let index = usize::try_from((at - range.start) / 8)?;
         maps.push((index, elf.symbol_by_index(target)?.name()?.to_owned()));
     }
-    let code: Vec<u64> = code.iter().copied().map(u64::from_le_bytes).collect();
-    Ok(source_of(&code, &maps))
-}
-
-fn source_of(code: &[u64], maps: &[(usize, String)]) -> String {
-    format!(
-        "/// Instructions.\npub(super) static CODE: [u64; {}] = {code:?};\n\
-         /// Which of them name a map, and which.\npub(super) static MAPS: [(usize, &str); {}] = {maps:?};\n",
-        code.len(),
-        maps.len()
-    )
+    Ok((code.to_vec(), maps))
 }
 
 /// The first 16 hex digits of the object's SHA-256.

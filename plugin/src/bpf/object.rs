@@ -15,19 +15,24 @@ pub static BYTES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shunt.bpf.o"
 /// First 16 hex digits of its SHA-256: the name of its pin directory.
 pub const HASH: &str = env!("SHUNT_OBJECT_HASH");
 
-/// The program each pod has a copy of, as the build took it out of the object.
-#[expect(clippy::unreadable_literal, reason = "instructions, made by the build")]
-mod lookup {
-    include!(concat!(env!("OUT_DIR"), "/lookup.rs"));
+/// The program each pod has a copy of, as the build took it out of the object: instructions of 8 bytes.
+static LOOKUP: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/lookup.bin"));
+
+/// Which of them name a map, and which map.
+static LOOKUP_MAPS: &[(usize, &str)] = include!(concat!(env!("OUT_DIR"), "/lookup-maps.rs"));
+
+/// The instructions as the kernel reads them.
+fn lookup() -> Vec<u64> {
+    LOOKUP.as_chunks().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect()
 }
 
 /// Loads a pod's own `sk_lookup` program: that of the object, on the maps pinned under `layout`, with the pod's cookie in place
 /// of the placeholder.
 pub fn load_lookup(layout: &Layout, cookie: u64) -> Outcome<OwnedFd> {
-    let mut code = lookup::CODE;
+    let mut code = lookup();
     // Open until the program is loaded, which then holds them.
-    let mut maps = Vec::with_capacity(lookup::MAPS.len());
-    for (index, name) in lookup::MAPS {
+    let mut maps = Vec::with_capacity(LOOKUP_MAPS.len());
+    for &(index, name) in LOOKUP_MAPS {
         let path = layout.map(name);
         let map = sys::open(&path).tried(|| format!("open pinned map {}", path.display()))?;
         set_map(&mut code, index, map.as_fd())?;
@@ -108,7 +113,7 @@ mod tests {
     #[test]
     fn the_cookie_goes_into_exactly_one_place() {
         assert!(!BYTES.is_empty(), "no kernel object: run `make build`");
-        let mut code = lookup::CODE;
+        let mut code = lookup();
         set_cookie(&mut code, 0x0123_4567_89ab_cdef).unwrap();
         let found = code.windows(2).filter(|w| constant(w[0], w[1]) == 0x0123_4567_89ab_cdef).count();
         assert_eq!(found, 1);
@@ -130,8 +135,9 @@ mod tests {
                 u64::from_le_bytes([one.code, registers, low, high, a, b, c, d])
             })
             .collect();
-        assert_eq!(words, lookup::CODE);
-        assert_eq!(lookup::MAPS.map(|(_, name)| name), [names::ARRIVALS, names::LOOKUPS]);
+        assert_eq!(words, lookup());
+        let maps: Vec<&str> = LOOKUP_MAPS.iter().map(|(_, name)| *name).collect();
+        assert_eq!(maps, [names::ARRIVALS, names::LOOKUPS]);
     }
 
     #[test]
