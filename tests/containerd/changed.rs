@@ -145,7 +145,7 @@ pub(crate) fn under_load(host: &mut Host) -> String {
             for one in ended.into_iter().chain([changed]) {
                 one.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             }
-        })
+        });
     };
     let ((), dialled) = watched.dials_while(work);
     assert_eq!(watched.captured(), Ok(()), "a pod from before");
