@@ -50,7 +50,10 @@ kernel_fetch() {
     for suite in $(kernel_suites "$series"); do
         archive=debian
         if [[ $suite == *-security ]]; then archive=debian-security; fi
-        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/$archive $suite main"
+        # From where this machine's own packages come.
+        place=$(apt-get indextargets --format '$(REPO_URI)' | grep -m1 "/$archive/*\$") ||
+            fail "kernel $series: apt has no source called $archive"
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $place $suite main"
     done >"$root/sources.list"
     run "kernel $series" kernel_apt apt-get -qq update
     # The newest of the series: older ones leave the archive.
