@@ -43,7 +43,7 @@ kernel_apt() {
 }
 
 kernel_fetch() {
-    local series=$1 started=$SECONDS root=$KERNELS_ROOT/apt dir=$KERNELS_ROOT/$series.new suite archive image part parts release
+    local series=$1 started=$SECONDS root=$KERNELS_ROOT/apt dir=$KERNELS_ROOT/$series.new suite archive place image part parts release
     rm -rf "$root" "$dir"
     mkdir -p "$root/lists/partial" "$root/cache/archives/partial" "$dir/packages"
     : >"$root/status"

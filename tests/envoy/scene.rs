@@ -50,7 +50,7 @@ pub(crate) fn istio_node(backend: &str) -> Node {
     node.configure(|entry| {
         entry["mesh"] = json!("istio");
         entry["redirect"] = json!({});
-        entry["dns"] = json!(true);
+        entry["captureDns"] = json!(true);
     });
     node
 }
