@@ -14,7 +14,7 @@ use crate::bpf::programs::{collect, cover, ensure};
 use crate::bpf::rules::{Encoded, Ids, encoded};
 use crate::cgroup::{Cgroups, PodCgroup};
 use crate::error::{Error, Failed as _, Kind};
-use crate::fault::Outcome;
+use crate::fault::{Fault, Outcome};
 use crate::link::{self, Interfaces, Loopback, Wishes, has_markers, prepared};
 use crate::lock::Lock;
 use crate::netns::{Netns, cookie_of_thread};
@@ -152,12 +152,16 @@ fn place(
     }
 }
 
-/// Fails where programs of others keep ours from the cgroups of a pod.
-pub fn room(places: Places<'_>, cgroup_path: Option<&str>, pod_uid: Option<&str>) -> Outcome<()> {
+/// The program of another that keeps ours from the cgroups of a pod.
+pub fn obstacle(
+    places: Places<'_>,
+    cgroup_path: Option<&str>,
+    pod_uid: Option<&str>,
+) -> Outcome<Option<Fault>> {
     let cgroups = Cgroups::find(places.state_dir)?;
     let cgroup = cgroups.resolve(cgroup_path, pod_uid)?;
     let layout = Layout::new(places.bpf_dir, crate::bpf::object::HASH);
-    crate::bpf::others::room(&layout, &cgroups, cgroup.pod.as_deref(), &cgroup.all_pods)
+    crate::bpf::others::obstacle(&layout, &cgroups, cgroup.pod.as_deref(), &cgroup.all_pods)
 }
 
 /// Programs of others that run before ours for a pod that was captured and may change where its connections go, in words.

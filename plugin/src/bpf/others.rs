@@ -31,8 +31,8 @@ const ALLOW_MULTI: u32 = 2;
 /// The hooks whose programs change where a connection or a datagram goes.
 const STEERING: [&str; 4] = [names::CONNECT4, names::CONNECT6, names::SENDMSG4, names::SENDMSG6];
 
-/// Fails where a program of another keeps the program `name` from being attached to `cgroup`.
-pub(super) fn barrier(cgroups: &Cgroups, cgroup: &Path, name: &str) -> Outcome<()> {
+/// What keeps the program `name` from being attached to `cgroup`: a program of another. Fails where that cannot be asked.
+pub(super) fn barrier(cgroups: &Cgroups, cgroup: &Path, name: &str) -> Outcome<Option<Fault>> {
     for place in cgroup.ancestors().take_while(|place| place.starts_with(cgroups.root())) {
         let what = || format!("ask which programs are attached to cgroup {}", place.display());
         let directory = match File::open(place) {
@@ -43,27 +43,34 @@ pub(super) fn barrier(cgroups: &Cgroups, cgroup: &Path, name: &str) -> Outcome<(
         let attached = sys::programs_on(directory.as_fd(), attach_type(name)).tried(what)?;
         let Some(id) = attached.ids.first() else { continue };
         if attached.flags & ALLOW_MULTI != 0 {
-            return Ok(());
+            return Ok(None);
         }
         let how = if attached.flags & ALLOW_OVERRIDE == 0 { "flags 0" } else { "BPF_F_ALLOW_OVERRIDE" };
         let program = called(&Hooked { id: *id, name: sys::program_name(*id).unwrap_or_default() });
-        return Err(Fault::new(
+        return Ok(Some(Fault::new(
             format!("attach {name} to cgroup {}", cgroup.display()),
             format!(
                 "program {program} is attached to {} with {how}, which suffers no other beside it",
                 place.display()
             ),
-        ));
+        )));
     }
-    Ok(())
+    Ok(None)
 }
 
-/// Fails where a program of another keeps any of ours from the cgroups of a pod: the shared programs from `all_pods`, `getsockopt`
-/// from the pod's own. Programs that cover the pod already need no place.
-pub fn room(layout: &Layout, cgroups: &Cgroups, pod: Option<&Path>, all_pods: &Path) -> Outcome<()> {
+/// What keeps any of our programs from the cgroups of a pod: the shared ones from `all_pods`, `getsockopt` from the pod's own. Programs
+/// that cover the pod already need no place.
+pub fn obstacle(
+    layout: &Layout,
+    cgroups: &Cgroups,
+    pod: Option<&Path>,
+    all_pods: &Path,
+) -> Outcome<Option<Fault>> {
     let missing = super::programs::missing(layout, cgroups, all_pods)?;
     for name in missing {
-        barrier(cgroups, all_pods, name)?;
+        if let Some(found) = barrier(cgroups, all_pods, name)? {
+            return Ok(Some(found));
+        }
     }
     barrier(cgroups, pod.unwrap_or(all_pods), names::GETSOCKOPT)
 }

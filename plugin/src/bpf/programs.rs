@@ -93,7 +93,9 @@ pub(crate) fn attach(layout: &Layout, cgroups: &Cgroups, pods: &Path) -> Outcome
     }
     let cgroup = File::open(target).tried(|| format!("open cgroup {}", target.display()))?;
     for (name, _) in missing {
-        others::barrier(cgroups, target, name)?;
+        if let Some(found) = others::barrier(cgroups, target, name)? {
+            return Err(found);
+        }
         let attach = |program: BorrowedFd<'_>| first_of_all(program, sys::fd(&cgroup), attach_type(name));
         pin_link(layout, name, attach, &layout.link(name), target)?;
     }
@@ -152,8 +154,10 @@ pub fn attach_getsockopt(layout: &Layout, cgroups: &Cgroups, cgroup: &Path, pin:
     // Last on its cgroup: what it answers, nobody changes.
     let attach =
         |program: BorrowedFd<'_>| sys::attach(program, sys::fd(&file), attach_type(names::GETSOCKOPT));
-    others::barrier(cgroups, cgroup, names::GETSOCKOPT)?;
-    pin_link(layout, names::GETSOCKOPT, attach, pin, cgroup)
+    match others::barrier(cgroups, cgroup, names::GETSOCKOPT)? {
+        Some(found) => Err(found),
+        None => pin_link(layout, names::GETSOCKOPT, attach, pin, cgroup),
+    }
 }
 
 /// A cgroup's id is the inode number of its directory.

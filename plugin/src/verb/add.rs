@@ -90,9 +90,10 @@ fn installed(request: &AddRequest, plan: Plan, netns: &Netns, locks: &Lock<'_>) 
     let wanted = request.conf.settings.backend;
     // Also where its record is lost.
     let has = backend::held(places, &name, before.as_ref().map(|record| &record.receipt))?;
+    // Where nothing can be asked nothing can be attached either, and that error is the one to tell.
     let kept_out = || {
-        let room = ebpf::room(places, request.conf.cgroup_path.as_deref(), request.pod.uid.as_deref());
-        room.err().map(|fault| chain(&fault))
+        let found = ebpf::obstacle(places, request.conf.cgroup_path.as_deref(), request.pod.uid.as_deref());
+        found.ok().flatten().map(|fault| chain(&fault))
     };
     let ask = Ask { places, deadline, log: &request.log };
     let choice = choice::for_pod(&ask, wanted, &plan, has, kept_out)?;
