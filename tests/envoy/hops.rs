@@ -47,16 +47,24 @@ pub(crate) struct Hop {
     pub(crate) from: IpAddr,
 }
 
+/// All hops of a way, in order.
+pub(crate) struct Path<'a> {
+    pub(crate) hops: &'a [Hop],
+    pub(crate) envoys: &'a [Envoy],
+    /// Whether each sees the port that its client has: see [`of`].
+    pub(crate) keeps_ports: bool,
+}
+
 /// How long the access log is waited for: Envoy writes a line when a connection or request is over.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is wrong with a talk that came this way; nothing is.
-pub(crate) fn judge(seen: &Talked, hops: &[Hop], envoys: &[Envoy]) -> Result<(), String> {
+pub(crate) fn judge(seen: &Talked, way: &Path<'_>) -> Result<(), String> {
     if let Some(error) = &seen.error {
         return Err(error.clone());
     }
     let port = seen.port.ok_or("it went nowhere")?;
-    let first = hops.first().ok_or("no hop")?.meant_for;
+    let first = way.hops.first().ok_or("no hop")?.meant_for;
     if seen.peer.is_some_and(|peer| peer != SocketAddr::new(first, port)) {
         return Err(format!("the client was told of the peer {:?}", seen.peer));
     }
@@ -65,7 +73,7 @@ pub(crate) fn judge(seen: &Talked, hops: &[Hop], envoys: &[Envoy]) -> Result<(),
     }
     let end = Instant::now() + PATIENCE;
     loop {
-        let followed = follow(seen, port, hops, envoys);
+        let followed = follow(seen, port, way);
         if followed.is_ok() || Instant::now() > end {
             return followed;
         }
@@ -74,38 +82,59 @@ pub(crate) fn judge(seen: &Talked, hops: &[Hop], envoys: &[Envoy]) -> Result<(),
 }
 
 /// Follows a talk from hop to hop, as far as the logs go by now.
-fn follow(seen: &Talked, port: u16, hops: &[Hop], envoys: &[Envoy]) -> Result<(), String> {
+fn follow(seen: &Talked, port: u16, way: &Path<'_>) -> Result<(), String> {
     let speaks = match port {
         port::HTTP | port::WEBSOCKET => Some("HTTP/1.1"),
         port::HTTP2 | port::GRPC => Some("HTTP/2"),
         _ => None,
     };
-    let mut clients: Option<BTreeSet<SocketAddr>> = None;
-    for hop in hops {
-        // Requests by their id: one connection of Envoy's may carry those of several talks. Connections by where they go too: a
-        // source port may go to two destinations.
+    // Requests go by their id: one connection of Envoy's may carry those of several talks.
+    let mut clients: BTreeSet<SocketAddr> = seen.local.into_iter().collect();
+    for (number, hop) in way.hops.iter().enumerate() {
         let is_one = |access: &Access| {
-            let client = access.client.parse().ok();
-            let asked_for = access.asked_for.parse::<SocketAddr>();
             access.listener == hop.listener
-                && asked_for.is_ok_and(|address| address.port() == port)
+                && access.asked_for.parse::<SocketAddr>().is_ok_and(|address| address.port() == port)
                 && (speaks.is_none() || access.talk.as_deref() == Some(&seen.id))
-                && match &clients {
-                    Some(clients) => client.is_some_and(|client| clients.contains(&client)),
-                    None => speaks.is_some() || client == seen.local,
-                }
         };
-        let lines: Vec<Access> = envoys[hop.envoy].accesses().into_iter().filter(is_one).collect();
+        let mut lines: Vec<Access> = way.envoys[hop.envoy].accesses().into_iter().filter(is_one).collect();
+        if number > 0 || speaks.is_none() {
+            lines = of(&clients, SocketAddr::new(hop.meant_for, port), way.keeps_ports, &lines);
+        }
         if lines.is_empty() {
             return Err(format!("the {} log of Envoy has nothing of {seen:?}", hop.listener));
         }
-        clients = Some(lines.iter().map(|line| one(hop, line, port, speaks)).collect::<Result<_, _>>()?);
+        clients = lines.iter().map(|line| one(hop, line, port, speaks)).collect::<Result<_, _>>()?;
     }
-    let last = clients.unwrap_or_default();
-    match seen.seen.iter().find(|client| !last.contains(client)) {
+    match seen.seen.iter().find(|client| !clients.contains(client)) {
         None => Ok(()),
-        Some(other) => Err(format!("the server saw {other}, and the last Envoy dialled from {last:?}")),
+        Some(other) => Err(format!("the server saw {other}, and the last Envoy dialled from {clients:?}")),
     }
+}
+
+/// The lines of these clients, to this destination; if there is none, theirs to another one.
+///
+/// `keeps_ports` says whether the proxy sees the port that a client has. A port may go to two destinations at once, and where REDIRECT
+/// makes one of the two (the proxy's port), conntrack gives the later connection another source port. There a client is its address, and
+/// which of its connections it was shows at the end of the way, in whom the server saw.
+fn of(
+    clients: &BTreeSet<SocketAddr>,
+    meant_for: SocketAddr,
+    keeps_ports: bool,
+    lines: &[Access],
+) -> Vec<Access> {
+    let is_client = |line: &&Access, to_the_port: bool| {
+        line.client.parse::<SocketAddr>().is_ok_and(|client| {
+            clients
+                .iter()
+                .any(|other| other.ip() == client.ip() && (!to_the_port || other.port() == client.port()))
+        })
+    };
+    let goes_there = |line: &&Access| line.asked_for.parse() == Ok(meant_for) && is_client(line, keeps_ports);
+    let found: Vec<Access> = lines.iter().filter(goes_there).cloned().collect();
+    if found.is_empty() {
+        return lines.iter().filter(|line| is_client(line, true)).cloned().collect();
+    }
+    found
 }
 
 /// One line of one Envoy; says from where it went on.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::hops::{Hop, Way, judge};
+use crate::hops::{Hop, Path, Way, judge};
 use crate::istio::OWN_SERVICE;
 use crate::peers::{Client, Talked};
 use crate::report::{self, Row};
@@ -67,11 +67,12 @@ fn every_protocol(backend: &'static str) {
                     Way::Through => (b[family], &mut inside),
                     Way::Own => (ip(OWN_SERVICE[family]), &mut inside),
                 };
+                let hops = hops(way, family, to, (a[family], b[family]));
+                let path = Path { hops: &hops, envoys: &scene.envoys, keeps_ports: backend == "ebpf" };
                 for seen in client.talk(to, &talks(way)) {
-                    let hops = hops(way, family, to, (a[family], b[family]));
                     let came = match seen.talk.as_str() {
                         "dns" => answered(&seen),
-                        _ => judge(&seen, &hops, &scene.envoys),
+                        _ => judge(&seen, &path),
                     };
                     if let Err(why) = &came {
                         failures.push(format!("{}, {}, {name}: {why}", seen.talk, way.name()));
