@@ -36,7 +36,7 @@ NEXT_IMAGE ?= $(IMAGE)-next
 POD_IMAGE ?=
 VALUES ?=
 
-.PHONY: help deps build kernel image manifests demo demos test lint fmt bench fuzz parity ci clean
+.PHONY: help deps build kernel image manifests demo demos test lint fmt bench bench-quick fuzz parity ci clean
 .PHONY: test-envoy test-containerd node-tools test-node test-images test-cluster test-kernel
 
 help: ## this list
@@ -92,9 +92,13 @@ lint: ## formatting, clippy for both sides, lints on in every package
 fmt: ## format the source
 	@$(CARGO) fmt --all -- --config-path conf
 
-bench: build ## the benchmarks, beside the reference plugins (RUNS=200)
-	@conf/deps.sh --quiet demo
-	@CNI_BIN=$(CURDIR)/target/tools $(CARGO) bench --quiet --profile dev $(LOCKED) -p shunt-tests
+bench: build ## what interception costs, with Shunt, with iptables, with Istio's tool and with nothing (RUNS=200, ONLY="path process")
+	@conf/deps.sh --quiet bench
+	@ONLY="$(ONLY)" conf/bench.sh $(LOCKED)
+
+bench-quick: build ## the same in two minutes: the main rows, a few rounds
+	@conf/deps.sh --quiet bench
+	@BENCH_QUICK=1 ONLY="$(ONLY)" conf/bench.sh $(LOCKED)
 
 fuzz: kernel ## each fuzz target for TIME=60 seconds
 	@conf/deps.sh --quiet fuzz

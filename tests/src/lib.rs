@@ -19,6 +19,7 @@ pub mod cgroup;
 pub mod datagram;
 pub mod envoy;
 pub mod errand;
+pub mod figures;
 pub mod hooked;
 pub mod host;
 pub mod kernel;
