@@ -32,12 +32,13 @@ fn groups() -> Vec<Group> {
     tables.concat()
 }
 
-/// The groups with the rows that match a word.
-pub(crate) fn wanted(word: &str) -> Vec<Group> {
-    let matches =
-        |group: &Group, case: &Case| [group.id, case.id, case.source].iter().any(|text| text.contains(word));
+/// The groups with the rows that match a word, but for those with this id.
+pub(crate) fn wanted(word: &str, without: Option<&str>) -> Vec<Group> {
+    let matches = |group: &Group, case: &Case| {
+        [group.id, case.id, case.source].iter().any(|text| text.contains(word)) && without != Some(case.id)
+    };
     let mut wanted = groups();
-    if !word.is_empty() {
+    if !word.is_empty() || without.is_some() {
         for group in &mut wanted {
             let cases: Vec<Case> = group.cases.iter().filter(|case| matches(group, case)).copied().collect();
             group.cases = cases.leak();
