@@ -1,244 +1,179 @@
-//! Whole processes: what ADD, CHECK and DEL of the plugin cost a runtime, beside the reference plugins and beside a static program
-//! that only reads its input and prints an answer. With eBPF the yardstick is `tuning`, with iptables `portmap`, which writes
-//! rules as well.
+//! Whole processes: what ADD, CHECK and DEL of the plugin cost a runtime, beside what a user would have instead: the reference plugins
+//! `tuning`, `portmap` and `bandwidth`, Istio's `istio-iptables` and the bare start of its CNI plugin, and a static program that reads its
+//! input and prints an answer, as the least that any plugin can cost.
 //!
-//! All of them take turns in one run on one machine; what counts is the ratio of medians. `RUNS=300 make bench`.
+//! All of them take turns. A stage of ADD is the difference to a call that ends before it; the system calls of each are counted by strace,
+//! in runs of their own. `RUNS=300 make bench ONLY=process`.
 
 #![expect(
-    clippy::print_stdout,
     clippy::expect_used,
-    reason = "a bench prints its figures and stops where it cannot measure"
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a bench stops where it cannot measure, and JSON takes keys by index"
 )]
 
-use std::io::Write as _;
-use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+#[path = "process/calls.rs"]
+mod calls;
+#[path = "process/run.rs"]
+mod run;
+#[path = "process/syscalls.rs"]
+mod syscalls;
 
-use serde_json::{Value, json};
-use shunt_tests::net::Shape;
+use serde_json::json;
+use shunt_tests::figures::turns::take;
+use shunt_tests::figures::{Depth, Figures, Group, Subject};
+use shunt_tests::net::{Shape, World};
 use shunt_tests::node::{Node, Pod};
 use shunt_tests::{bin, need};
 
-const NOTHING_NAME: &str = "nothing (static, reads stdin)";
-/// Reads stdin, prints `{}`: what any static program costs.
-const NOTHING: &str = "use std::io::Read;\nfn main() { let mut s = String::new(); \
-                       std::io::stdin().read_to_string(&mut s).ok(); print!(\"{{}}\"); }\n";
+use crate::calls::{Calls, NOTHING};
+use crate::run::Run;
+
+const EBPF: &str = "shunt, eBPF";
+const IPTABLES: &str = "shunt, iptables";
+const WARM_UP: usize = 3;
 
 fn main() {
     need::root();
-    let runs: usize = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(200);
+    need::tool("strace");
+    let depth = Depth::of_this_run();
+    let mut figures = Figures::new("process", "a plugin's whole process, spawn to exit");
     let node = Node::new();
+    node.configure(|entry| entry["log"]["level"] = json!("info"));
     let world = node.world();
     let pod = node.pod(&world, Shape::dual());
     // A node has other pods: without one, every ADD would switch the kernel's hooks on and every DEL off again.
     let neighbour = node.pod(&world, Shape::dual());
     node.add(&neighbour);
-    let mut series = [
-        Series::new(NOTHING_NAME, nothing(&node), "ADD", &answerless()),
-        Series::new("shunt ADD", bin::shunt(), "ADD", &node.config(&pod, true)),
-        Series::new("shunt CHECK", bin::shunt(), "CHECK", &node.config(&pod, true)),
-        Series::new("shunt DEL", bin::shunt(), "DEL", &node.config(&pod, true)),
-        Series::new("tuning ADD", reference("tuning"), "ADD", &tuning_config(&node, &pod)),
-        Series::new("tuning CHECK", reference("tuning"), "CHECK", &tuning_config(&node, &pod)),
-        Series::new("tuning DEL", reference("tuning"), "DEL", &tuning_config(&node, &pod)),
-    ];
-    for _ in 0..runs {
-        for one in &mut series {
-            one.run(&pod);
+    let calls = Calls::new(&node, &pod, &world);
+    let mut memory = Vec::new();
+    steady(&mut figures, &calls, &mut memory, depth.rounds(30, 200));
+    start(&mut figures, &calls, depth.rounds(15, 100));
+    syscalls::count(&mut figures, &calls, EBPF, "");
+    node.del(&pod);
+    node.configure(|entry| entry["backend"] = json!("iptables"));
+    let calls = Calls::new(&node, &pod, &world);
+    with_rules(&mut figures, &calls, &mut memory, depth.rounds(8, 40));
+    syscalls::count(&mut figures, &calls, IPTABLES, ", rules");
+    cold(&mut figures, depth.rounds(3, 20));
+    figures.groups.push(group("peak memory", "", "KiB", NOTHING, memory));
+    figures.groups.push(sizes());
+    figures.done();
+}
+
+fn group(what: &str, setting: &str, unit: &str, base: &str, subjects: Vec<Subject>) -> Group {
+    Group {
+        what: what.into(),
+        setting: setting.into(),
+        figure: String::new(),
+        unit: unit.into(),
+        base: base.into(),
+        subjects,
+    }
+}
+
+/// Turns of all; a subject for each. What an ADD takes at most of memory is kept as well.
+fn measure(runs: &mut [Run], rounds: usize, verb: &str, memory: &mut Vec<Subject>) -> Vec<Subject> {
+    let values = take(runs, WARM_UP, rounds, Run::once);
+    if verb == "ADD" {
+        for run in runs
+            .iter_mut()
+            .filter(|run| memory.iter().all(|known| known.name != run.name))
+            .collect::<Vec<_>>()
+        {
+            memory.push(Subject { name: run.name.to_owned(), values: (0..5).map(|_| run.peak()).collect() });
         }
     }
-    report(&series, "tuning", runs);
-    let mut with_rules = with_rules(&node, &pod);
-    // The reference plugin writes into the namespace it is called in, and that shall not be the machine's.
-    for _ in 0..runs.div_ceil(4) {
-        world.netns().enter(|| with_rules.iter_mut().for_each(|one| one.run(&pod)));
-    }
-    println!();
-    report(&with_rules, "portmap", runs.div_ceil(4));
-    let size = std::fs::metadata(bin::shunt()).expect("the plugin is built").len();
-    println!("\nplugin: {size} bytes");
+    runs.iter().zip(values).map(|(run, values)| Subject { name: run.name.to_owned(), values }).collect()
 }
 
-/// The iptables backend beside a plugin that writes rules too. Each ADD is a first one: DEL comes before the next turn.
-fn with_rules(node: &Node, pod: &Pod) -> [Series; 7] {
-    node.del(pod);
-    node.configure(|entry| entry["backend"] = json!("iptables"));
-    let (ours, portmap) = (node.config(pod, true), reference("portmap"));
-    let theirs = portmap_config(node, pod);
-    [
-        Series::new(NOTHING_NAME, nothing(node), "ADD", &answerless()),
-        Series::new("shunt ADD", bin::shunt(), "ADD", &ours),
-        Series::new("shunt CHECK", bin::shunt(), "CHECK", &ours),
-        Series::new("shunt DEL", bin::shunt(), "DEL", &ours),
-        Series::new("portmap ADD", portmap.clone(), "ADD", &theirs),
-        Series::new("portmap CHECK", portmap.clone(), "CHECK", &theirs),
-        Series::new("portmap DEL", portmap, "DEL", &theirs),
-    ]
-}
-
-/// One program with one command.
-struct Series {
-    name: &'static str,
-    program: PathBuf,
-    verb: &'static str,
-    config: String,
-    times: Vec<Duration>,
-    peak_kib: u64,
-}
-
-impl Series {
-    fn new(name: &'static str, program: PathBuf, verb: &'static str, config: &Value) -> Self {
-        Self { name, program, verb, config: config.to_string(), times: Vec::new(), peak_kib: 0 }
-    }
-
-    fn run(&mut self, pod: &Pod) {
-        let mut command = Command::new(&self.program);
-        command
-            .env_clear()
-            .env("CNI_COMMAND", self.verb)
-            .envs(pod.environment("eth0"))
-            .env("CNI_PATH", "/nowhere")
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let started = Instant::now();
-        #[expect(
-            clippy::zombie_processes,
-            reason = "waited for below, by the call that also tells its peak memory"
-        )]
-        let mut child = command.spawn().expect("the program starts");
-        child
-            .stdin
-            .take()
-            .expect("stdin is piped")
-            .write_all(self.config.as_bytes())
-            .expect("it reads its input");
-        let (status, peak) = wait(&child);
-        self.times.push(started.elapsed());
-        self.peak_kib = self.peak_kib.max(peak);
-        assert!(status.success(), "{} failed: {status}", self.name);
-    }
-
-    fn at(&self, share: f64) -> Duration {
-        let mut sorted = self.times.clone();
-        sorted.sort_unstable();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "an index"
-        )]
-        let index = ((sorted.len() - 1) as f64 * share) as usize;
-        sorted.get(index).copied().unwrap_or_default()
+/// A node that has served pods before.
+fn steady(figures: &mut Figures, calls: &Calls<'_>, memory: &mut Vec<Subject>, rounds: usize) {
+    // An ADD of ours is a first one: DEL comes before the next turn, and is measured by itself.
+    for verb in ["ADD", "CHECK", "DEL"] {
+        let mut runs = vec![
+            calls.nothing(),
+            calls.shunt(EBPF, verb),
+            calls.tuning(verb),
+            calls.portmap(verb),
+            calls.bandwidth(verb),
+        ];
+        let subjects = measure(&mut runs, rounds, verb, memory);
+        figures.groups.push(group(verb, "steady", "us", "tuning", subjects));
     }
 }
 
-/// Waits for the child and returns its peak memory in KiB.
-#[expect(unsafe_code, reason = "wait4 has no safe wrapper")]
-fn wait(child: &Child) -> (std::process::ExitStatus, u64) {
-    let mut status = 0;
-    // SAFETY: rusage is plain numbers, for which zero is a value.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    let pid = libc::pid_t::try_from(child.id()).expect("a process id");
-    // SAFETY: a child of ours that nobody else waits for, and two buffers of the right type.
-    let waited = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
-    assert_eq!(waited, pid, "the child ends");
-    (std::process::ExitStatus::from_raw(status), u64::try_from(usage.ru_maxrss).unwrap_or(0))
+/// What a process costs before it does anything: stages, as far as they show from outside.
+fn start(figures: &mut Figures, calls: &Calls<'_>, rounds: usize) {
+    let mut runs = vec![
+        calls.nothing(),
+        calls.shunt_version(),
+        calls.shunt_not_selected(),
+        calls.shunt(EBPF, "ADD"),
+        calls.tuning_version(),
+        calls.istio_cni_version(),
+    ];
+    let subjects = measure(&mut runs, rounds, "", &mut Vec::new());
+    let differences = |what: &str, later: usize, earlier: usize| Subject {
+        name: what.to_owned(),
+        values: subjects[later].values.iter().zip(&subjects[earlier].values).map(|(l, e)| l - e).collect(),
+    };
+    let stages = vec![
+        Subject { name: "any process".to_owned(), values: subjects[0].values.clone() },
+        differences("start of ours beyond that, VERSION", 1, 0),
+        differences("read, decide, log", 2, 1),
+        differences("namespace, programs, maps, links, record", 3, 2),
+        Subject { name: "all of ADD".to_owned(), values: subjects[3].values.clone() },
+    ];
+    figures.groups.push(group("start", "", "us", NOTHING, subjects));
+    figures.groups.push(group("stages of ADD, eBPF", "", "us", "all of ADD", stages));
 }
 
-fn answerless() -> Value {
-    json!({ "cniVersion": "1.0.0", "name": "scratch", "type": "nothing" })
-}
-
-/// Compiles the do-nothing program, static as the plugin is.
-fn nothing(node: &Node) -> PathBuf {
-    let directory = node.directory();
-    let source = directory.join("nothing.rs");
-    std::fs::write(&source, NOTHING).expect("a scratch file");
-    let program = directory.join("nothing");
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let built = Command::new(rustc)
-        .args([
-            "--edition=2024",
-            "-Copt-level=3",
-            "-Cpanic=abort",
-            "-Cstrip=symbols",
-            "-Ctarget-feature=+crt-static",
-            "-o",
-        ])
-        .arg(&program)
-        .arg(&source)
-        .status()
-        .expect("rustc runs");
-    assert!(built.success(), "the do-nothing program builds");
-    program
-}
-
-/// A reference plugin, where `make deps` put it.
-fn reference(name: &str) -> PathBuf {
-    let path = std::env::var_os("CNI_BIN")
-        .map(PathBuf::from)
-        .expect("CNI_BIN names the reference plugins: `make bench` sets it");
-    let program = Path::new(&path).join(name);
-    assert!(program.is_file(), "{} is missing: run `make deps`", program.display());
-    program
-}
-
-/// One port of the pod, for both families.
-fn portmap_config(node: &Node, pod: &Pod) -> Value {
-    let mut config = node.config(pod, true);
-    let object = config.as_object_mut().expect("an object");
-    object.retain(|key, _| matches!(key.as_str(), "cniVersion" | "name" | "prevResult"));
-    object.insert("type".to_owned(), json!("portmap"));
-    object.insert("backend".to_owned(), json!("iptables"));
-    object.insert("capabilities".to_owned(), json!({ "portMappings": true }));
-    let port = json!({ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" });
-    object.insert("runtimeConfig".to_owned(), json!({ "portMappings": [port] }));
-    config
-}
-
-/// One sysctl of the pod's namespace.
-fn tuning_config(node: &Node, pod: &Pod) -> Value {
-    let mut config = node.config(pod, true);
-    let object = config.as_object_mut().expect("an object");
-    object.retain(|key, _| matches!(key.as_str(), "cniVersion" | "name" | "prevResult"));
-    object.insert("type".to_owned(), json!("tuning"));
-    object.insert("sysctl".to_owned(), json!({ "net.ipv4.conf.eth0.log_martians": "1" }));
-    object.insert("dataDir".to_owned(), json!(node.directory().join("tuning")));
-    config
-}
-
-fn report(series: &[Series], yardstick: &str, runs: usize) {
-    let base =
-        |name: &str| series.iter().find(|one| one.name == name).map_or(Duration::MAX, |one| one.at(0.5));
-    let nothing = base(NOTHING_NAME);
-    println!("{runs} runs each, in turns; whole processes, spawn to exit\n");
-    println!(
-        "{:<32} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "",
-        "median",
-        "p10",
-        "p90",
-        "/nothing",
-        format!("/{yardstick}"),
-        "peak KiB"
-    );
-    for one in series {
-        let median = one.at(0.5);
-        let twin = base(&format!("{yardstick} {}", one.verb));
-        let ratio = |to: Duration| format!("{:.2}", median.as_secs_f64() / to.as_secs_f64());
-        println!(
-            "{:<32} {:>6} µs {:>6} µs {:>6} µs {:>9} {:>9} {:>9}",
-            one.name,
-            median.as_micros(),
-            one.at(0.1).as_micros(),
-            one.at(0.9).as_micros(),
-            ratio(nothing),
-            if one.name.starts_with("shunt") { ratio(twin) } else { String::new() },
-            one.peak_kib
-        );
+/// Plugins that write rules.
+fn with_rules(figures: &mut Figures, calls: &Calls<'_>, memory: &mut Vec<Subject>, rounds: usize) {
+    for verb in ["ADD", "CHECK", "DEL"] {
+        let mut runs = vec![calls.nothing(), calls.shunt(IPTABLES, verb), calls.portmap(verb)];
+        if verb != "CHECK" {
+            runs.push(calls.istio_iptables(verb));
+        }
+        let subjects = measure(&mut runs, rounds, verb, memory);
+        figures.groups.push(group(verb, "steady, rules", "us", "portmap", subjects));
     }
+}
+
+/// The first pod of a node that has just booted: nothing is pinned, and what the kernel can is not known yet.
+fn cold(figures: &mut Figures, rounds: usize) {
+    let first = |backend: &str| {
+        let node = Node::on(backend);
+        let world: World = node.world();
+        let pod: Pod = node.pod(&world, Shape::dual());
+        Calls::new(&node, &pod, &world).shunt(EBPF, "ADD").once()
+    };
+    let mut backends = [(EBPF, "ebpf"), (IPTABLES, "iptables"), ("shunt, auto: tried first", "auto")];
+    let values = take(&mut backends, 1, rounds, |(_, backend)| first(backend));
+    let subjects = backends
+        .iter()
+        .zip(values)
+        .map(|((name, _), values)| Subject { name: (*name).to_owned(), values })
+        .collect();
+    figures.groups.push(group("ADD", "first of a node since boot", "us", EBPF, subjects));
+}
+
+fn sizes() -> Group {
+    let kib = |path: std::path::PathBuf| {
+        #[expect(clippy::cast_precision_loss, reason = "no program is that big")]
+        let size = std::fs::metadata(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+            .len() as f64;
+        vec![size / 1024.0]
+    };
+    let subjects = vec![
+        Subject { name: "shunt".to_owned(), values: kib(bin::shunt()) },
+        Subject { name: "shunt-installer".to_owned(), values: kib(bin::installer()) },
+        Subject { name: "shuntctl".to_owned(), values: kib(bin::shuntctl()) },
+        Subject { name: "tuning".to_owned(), values: kib(bin::tool("tuning")) },
+        Subject { name: "istio-iptables".to_owned(), values: kib(bin::tool("istio-iptables")) },
+        Subject { name: "istio-cni".to_owned(), values: kib(bin::tool("istio-cni")) },
+    ];
+    group("size", "", "KiB", "shunt", subjects)
 }

@@ -3,6 +3,9 @@
 use shunt_tests::figures::sample::Spread;
 use shunt_tests::figures::{Figures, Group};
 
+use Limit::{Least, Most};
+use Measure::{More, Plain, Ratio};
+
 /// A figure and where it has to be.
 pub(crate) struct Goal {
     pub(crate) words: &'static str,
@@ -58,9 +61,6 @@ const fn goal(
 ) -> Goal {
     Goal { words, bench, what, setting, figure, who, measure, limit }
 }
-
-use Limit::{Least, Most};
-use Measure::{More, Plain, Ratio};
 
 const GOALS: [Goal; 24] = [
     goal("ADD, eBPF", ("process", "ADD", "steady", ""), EBPF, Ratio("tuning"), Most(1.0)),
@@ -162,12 +162,10 @@ impl Goal {
             .and_then(|figures| figures.group(self.what, self.setting, self.figure));
         let found = group.and_then(|group| self.measure(group));
         let unit = group.map_or_else(String::new, |group| format!(" {}", group.unit));
-        let unit = if matches!(self.measure, Measure::Ratio(_)) { String::new() } else { unit };
+        let unit = if matches!(self.measure, Ratio(_)) { String::new() } else { unit };
         let (goal, met) = match self.limit {
-            Limit::Most(most) => (format!("at most {most}{unit}"), found.map(|found| found.median <= most)),
-            Limit::Least(least) => {
-                (format!("at least {least}{unit}"), found.map(|found| found.median >= least))
-            }
+            Most(most) => (format!("at most {most}{unit}"), found.map(|found| found.median <= most)),
+            Least(least) => (format!("at least {least}{unit}"), found.map(|found| found.median >= least)),
         };
         let against = match self.measure {
             Ratio(other) | More(other) => other.to_owned(),
@@ -178,7 +176,7 @@ impl Goal {
 
     fn measure(&self, group: &Group) -> Option<Spread> {
         match self.measure {
-            Measure::Ratio(other) => group.ratio(self.who, other),
+            Ratio(other) => group.ratio(self.who, other),
             Plain => Spread::of(group.values(self.who)?),
             More(other) => {
                 let (one, other) = (group.values(self.who)?, group.values(other)?);
