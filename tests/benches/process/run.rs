@@ -86,11 +86,11 @@ impl Run {
             .stdin(Stdio::piped());
         if let Some(netns) = &self.netns {
             let netns = File::open(netns).expect("the namespace is there");
-            // SAFETY: setns is one system call, which may be made between fork and exec.
             #[expect(
                 unsafe_code,
                 reason = "what runs in the child before exec is for the caller to vouch for"
             )]
+            // SAFETY: setns is one system call, which may be made between fork and exec.
             unsafe {
                 command.pre_exec(move || Ok(setns(&netns, CloneFlags::CLONE_NEWNET)?));
             }
