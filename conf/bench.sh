@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 out=${BENCH_OUT:-$PWD/target/bench}
 export BENCH_OUT=$out
 mkdir -p "$out"
-all='process path envoy others scale hooks rules trace install'
+all='process path churn envoy others scale hooks rules trace install'
 quick='process path'
 benches=${ONLY:-$([ -z "${BENCH_QUICK:-}" ] && echo "$all" || echo "$quick")}
 rm -f "$out"/*.json "$out"/*.svg "$out"/report.*
@@ -14,6 +14,9 @@ rm -f "$out"/*.json "$out"/*.svg "$out"/report.*
 # All of them first: what is built while others measure would be measured too.
 conf/cargo.sh bench --quiet --no-run --profile dev "$@" -p shunt-tests
 conf/cargo.sh build --quiet "$@" -p shunt-tests --bins
+# The probe as a program that is measured with: unoptimised, it would be most of what is found.
+conf/cargo.sh build --quiet "$@" --profile load -p shunt-tests --bin probe
+export PROBE_BIN=${CARGO_TARGET_DIR:-$PWD/target}/load/probe
 
 started=$SECONDS
 for bench in $benches; do

@@ -14,6 +14,5 @@
 #[expect(dead_code, reason = "made for another suite, which needs more of it")]
 mod mesh;
 mod order;
-mod program;
 mod scene;
 mod steer;

@@ -6,8 +6,8 @@ use std::io;
 use serde_json::json;
 
 use crate::mesh::{SERVICES, captured, outcomes};
-use crate::program::{Does, Hook, MULTI, OVERRIDE, Program, detach_any};
 use crate::scene::Scene;
+use shunt_tests::foreign::{Does, Hook, MULTI, OVERRIDE, Program, detach_any};
 
 /// Where, and how, somebody is attached who stands in our way.
 fn in_the_way(scene: &Scene) -> [(std::path::PathBuf, u32, &'static str); 4] {

@@ -11,7 +11,7 @@ use shunt_tests::node::Node;
 use shunt_tests::process;
 
 use crate::mesh::{Mesh, captured, only};
-use crate::program::{BACKEND, SERVICE};
+use shunt_tests::foreign::{BACKEND, SERVICE};
 
 pub(crate) struct Scene {
     pub(crate) mesh: Mesh,

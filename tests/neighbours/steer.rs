@@ -3,8 +3,8 @@
 use shunt_tests::need;
 
 use crate::mesh::outcomes;
-use crate::program::{BACKEND, BEFORE, Does, Hook, MULTI, Program, SERVICE, linked, load_balancer};
 use crate::scene::Scene;
+use shunt_tests::foreign::{BACKEND, BEFORE, Does, Hook, MULTI, Program, SERVICE, linked, load_balancer};
 
 /// Cilium and Calico as they are: at the root, by links, there before us. The app's service reaches the proxy as it is; what the
 /// proxy dials itself is balanced.

@@ -12,6 +12,7 @@
 
 mod dial;
 mod errands;
+mod load;
 mod machine;
 mod many;
 mod place;
@@ -20,6 +21,7 @@ mod runc;
 mod scribe;
 mod serve;
 mod sidecar;
+mod sink;
 mod socket;
 mod udp;
 mod validate;
@@ -68,6 +70,8 @@ fn main() -> ExitCode {
         "talk" => dial::talk(&serde_json::from_str(&orders).expect("a client's orders")),
         "many" => many::run(&serde_json::from_str(&orders).expect("a client's orders")),
         "validate" => validate::run(&serde_json::from_str(&orders).expect("a validator's orders")),
+        "load" => load::run(),
+        "sink" => sink::run(&serde_json::from_str(&orders).expect("a server's ports")),
         "cost" => udp::cost(),
         _ => ExitCode::from(2),
     }

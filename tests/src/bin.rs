@@ -45,8 +45,12 @@ fn program(variable: &str, name: &str) -> PathBuf {
     path
 }
 
-/// The helper that plays servers, proxy and clients: beside the test binary, where cargo puts it.
+/// The helper that plays servers, proxy and clients: `PROBE_BIN`, else beside the test binary, where cargo puts it.
 pub fn probe() -> PathBuf {
+    if let Some(path) = std::env::var_os("PROBE_BIN").map(PathBuf::from) {
+        assert!(path.is_file(), "{} is not there, and PROBE_BIN names it", path.display());
+        return path;
+    }
     let own = std::env::current_exe().expect("a test knows its own path");
     let dir = own.parent().expect("a program lies in a directory");
     [dir.join("probe"), dir.join("../probe")]

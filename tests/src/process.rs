@@ -41,6 +41,11 @@ impl Helper {
         Self { child, stdin, stdout }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The next line it prints; none when it has ended.
     pub fn line(&mut self) -> Option<String> {
         let mut line = String::new();

@@ -8,6 +8,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
+const MAP_CREATE: libc::c_int = 0;
+const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
 const PROG_DETACH: libc::c_int = 9;
@@ -15,19 +17,23 @@ const LINK_CREATE: libc::c_int = 28;
 const CGROUP_SOCK_ADDR: u32 = 18;
 
 /// `BPF_F_ALLOW_OVERRIDE`
-pub(crate) const OVERRIDE: u32 = 1;
+pub const OVERRIDE: u32 = 1;
 /// `BPF_F_ALLOW_MULTI`
-pub(crate) const MULTI: u32 = 2;
+pub const MULTI: u32 = 2;
 /// `BPF_F_BEFORE`
-pub(crate) const BEFORE: u32 = 8;
+pub const BEFORE: u32 = 8;
 
 /// Where a program is called: `enum bpf_attach_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Hook {
+pub enum Hook {
+    /// `connect`, IPv4.
     Connect4 = 10,
+    /// `connect`, IPv6.
     Connect6 = 11,
+    /// `getpeername`, IPv4.
     Peer4 = 29,
+    /// `getpeername`, IPv6.
     Peer6 = 30,
 }
 
@@ -89,17 +95,109 @@ fn words(ip: std::net::IpAddr, port: u16) -> Vec<(i16, i32)> {
 
 /// What a program does.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Does {
+pub enum Does {
     /// Lets everything pass.
     Nothing,
     /// Lets nothing pass.
     Deny,
     /// One address and port become another: what a socket load balancer does with a service's, and back.
     Translate((std::net::IpAddr, u16), (std::net::IpAddr, u16)),
+    /// Everything but what this user connects goes to a port of loopback, and a map keeps where it was meant to go: what the
+    /// meshes' eBPF of the first kind does.
+    Loopback {
+        /// The proxy's user.
+        but: u32,
+        /// The proxy's port.
+        port: u16,
+    },
 }
 
-fn code(does: Does) -> Vec<Instruction> {
+/// `to = from`, 64 bits.
+const fn copy(to: u8, from: u8) -> Instruction {
+    instruction(0xbf, to, from, 0, 0)
+}
+/// `to += value`, 64 bits.
+const fn add(to: u8, value: i32) -> Instruction {
+    instruction(0x07, to, 0, 0, value)
+}
+/// A helper of the kernel, by its number.
+const fn call(helper: i32) -> Instruction {
+    instruction(0x85, 0, 0, 0, helper)
+}
+/// `*(u64 *)(to + offset) = from`
+const fn store(to: u8, from: u8, offset: i16) -> Instruction {
+    instruction(0x7b, to, from, offset, 0)
+}
+/// `*(u32 *)(to + offset) = from`
+const fn store_word(to: u8, from: u8, offset: i16) -> Instruction {
+    instruction(0x63, to, from, offset, 0)
+}
+
+/// Bytes of what the map of [`Does::Loopback`] keeps: four words of an address, a port, and room up to eight bytes.
+const ORIGINAL: i16 = 24;
+
+/// The program of [`Does::Loopback`]; `map` is the descriptor of where it keeps the destinations.
+fn to_loopback(hook: Hook, but: u32, port: u16, map: &OwnedFd) -> Vec<Instruction> {
+    const GET_UID_GID: i32 = 15;
+    const GET_COOKIE: i32 = 46;
+    const MAP_UPDATE: i32 = 2;
+    let (own, loopback): (&[i16], std::net::IpAddr) = match hook {
+        Hook::Connect4 => (&[IP4], Ipv4Addr::LOCALHOST.into()),
+        _ => (&IP6, Ipv6Addr::LOCALHOST.into()),
+    };
+    // The map's key is at -8 of the stack, the value below it.
+    let value = -8 - ORIGINAL;
+    let mut body = vec![copy(1, 6), call(GET_COOKIE), store(10, 0, -8), set(2, 0)];
+    body.extend([0, 8, 16].map(|at| store(10, 2, value + at)));
+    body.push(copy(1, 6));
+    for (index, offset) in (0..).zip(own.iter().chain([&PORT])) {
+        let at = if *offset == PORT { 16 } else { index * 4 };
+        body.extend([read(2, *offset), store_word(10, 2, value + at)]);
+    }
+    // The kernel puts the map itself in place of its descriptor.
+    body.extend([instruction(0x18, 1, 1, 0, map.as_raw_fd()), instruction(0, 0, 0, 0, 0)]);
+    body.extend([
+        copy(2, 10),
+        add(2, -8),
+        copy(3, 10),
+        add(3, i32::from(value)),
+        set(4, 0),
+        call(MAP_UPDATE),
+    ]);
+    body.push(copy(1, 6));
+    for (offset, word) in words(loopback, port) {
+        body.extend([set_word(2, word), write(2, offset)]);
+    }
+    let mut code = vec![copy(6, 1), call(GET_UID_GID)];
+    // If it is the proxy, all of the body is left out: `if w0 == but`.
+    let over = i16::try_from(body.len()).expect("a short program");
+    code.push(instruction(0x16, 0, 0, over, but.cast_signed()));
+    code.extend(body);
+    code.extend([set(0, 1), EXIT]);
+    code
+}
+
+/// A map from a socket's cookie to where it was meant to go; the oldest give way.
+fn originals() -> OwnedFd {
+    #[repr(C)]
+    struct Attr {
+        kind: u32,
+        key: u32,
+        value: u32,
+        entries: u32,
+        flags: u32,
+    }
+    const LRU_HASH: u32 = 9;
+    let value = u32::from(ORIGINAL.unsigned_abs());
+    let attr = Attr { kind: LRU_HASH, key: 8, value, entries: 65_536, flags: 0 };
+    owned(bpf(MAP_CREATE, &attr).expect("root may make maps"))
+}
+
+fn code(does: Does, hook: Hook, map: Option<&OwnedFd>) -> Vec<Instruction> {
     let mut code = Vec::new();
+    if let (Does::Loopback { but, port }, Some(map)) = (does, map) {
+        return to_loopback(hook, but, port, map);
+    }
     if let Does::Translate(from, to) = does {
         let from = words(from.0, from.1);
         let to = words(to.0, to.1);
@@ -133,13 +231,15 @@ fn owned(fd: libc::c_int) -> OwnedFd {
 
 /// A loaded program.
 #[derive(Debug)]
-pub(crate) struct Program {
+pub struct Program {
     fd: OwnedFd,
     hook: Hook,
+    map: Option<OwnedFd>,
 }
 
 impl Program {
-    pub(crate) fn load(name: &str, hook: Hook, does: Does) -> Self {
+    /// Loads it; the test's mistake if the kernel refuses.
+    pub fn load(name: &str, hook: Hook, does: Does) -> Self {
         #[repr(C)]
         struct Attr {
             kind: u32,
@@ -155,7 +255,8 @@ impl Program {
             ifindex: u32,
             attach_type: u32,
         }
-        let code = code(does);
+        let map = matches!(does, Does::Loopback { .. }).then(originals);
+        let code = code(does, hook, map.as_ref());
         let mut attr = Attr {
             kind: CGROUP_SOCK_ADDR,
             count: u32::try_from(code.len()).expect("a short program"),
@@ -174,11 +275,31 @@ impl Program {
             *to = from;
         }
         let fd = bpf(PROG_LOAD, &attr).unwrap_or_else(|error| panic!("load {name}: {error}"));
-        Self { fd: owned(fd), hook }
+        Self { fd: owned(fd), hook, map }
+    }
+
+    /// Whether its map has kept anything.
+    pub fn has_kept(&self) -> bool {
+        #[repr(C)]
+        struct Attr {
+            map: u32,
+            padding: u32,
+            key: u64,
+            next: u64,
+        }
+        let Some(map) = &self.map else { return false };
+        let mut next = [0_u8; 8];
+        let attr = Attr {
+            map: map.as_raw_fd().unsigned_abs(),
+            padding: 0,
+            key: 0,
+            next: next.as_mut_ptr().expose_provenance() as u64,
+        };
+        bpf(MAP_GET_NEXT_KEY, &attr).is_ok()
     }
 
     /// Attaches it by a link, as agents of today do; it is attached for as long as the link is held.
-    pub(crate) fn link(&self, cgroup: &Path, flags: u32) -> io::Result<OwnedFd> {
+    pub fn link(&self, cgroup: &Path, flags: u32) -> io::Result<OwnedFd> {
         #[repr(C)]
         struct Attr {
             program: i32,
@@ -193,11 +314,12 @@ impl Program {
     }
 
     /// Attaches it as agents did before there were links; it stays until it is detached or the cgroup goes.
-    pub(crate) fn attach(&self, cgroup: &Path, flags: u32) -> io::Result<()> {
+    pub fn attach(&self, cgroup: &Path, flags: u32) -> io::Result<()> {
         self.call(PROG_ATTACH, cgroup, flags)
     }
 
-    pub(crate) fn detach(&self, cgroup: &Path) -> io::Result<()> {
+    /// Undoes [`Self::attach`].
+    pub fn detach(&self, cgroup: &Path) -> io::Result<()> {
         self.call(PROG_DETACH, cgroup, 0)
     }
 
@@ -218,7 +340,7 @@ impl Program {
 
 /// Takes whatever is attached to a cgroup itself for a hook away, by naming no program: what an agent does that thinks it owns
 /// the cgroup.
-pub(crate) fn detach_any(cgroup: &Path, hook: Hook) -> io::Result<()> {
+pub fn detach_any(cgroup: &Path, hook: Hook) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
         target: i32,
@@ -231,18 +353,19 @@ pub(crate) fn detach_any(cgroup: &Path, hook: Hook) -> io::Result<()> {
 }
 
 /// The service's addresses and the backend a load balancer has chosen for it.
-pub(crate) const SERVICE: [(std::net::IpAddr, u16); 2] = [
+pub const SERVICE: [(std::net::IpAddr, u16); 2] = [
     (std::net::IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)), 80),
     (std::net::IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10)), 80),
 ];
-pub(crate) const BACKEND: [(std::net::IpAddr, u16); 2] = [
+/// See [`SERVICE`].
+pub const BACKEND: [(std::net::IpAddr, u16); 2] = [
     (std::net::IpAddr::V4(Ipv4Addr::new(10, 96, 7, 7)), 8080),
     (std::net::IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 7, 7)), 8080),
 ];
 
 /// The four programs of a socket load balancer: on the way out the service becomes the backend, in the peer's name the backend
 /// becomes the service.
-pub(crate) fn load_balancer() -> Vec<Program> {
+pub fn load_balancer() -> Vec<Program> {
     let hooks = [(Hook::Connect4, Hook::Peer4), (Hook::Connect6, Hook::Peer6)];
     let pairs = hooks.into_iter().zip(SERVICE.into_iter().zip(BACKEND));
     pairs
@@ -256,7 +379,7 @@ pub(crate) fn load_balancer() -> Vec<Program> {
 }
 
 /// All of them by links on one cgroup.
-pub(crate) fn linked(programs: &[Program], cgroup: &Path, flags: u32) -> Vec<OwnedFd> {
+pub fn linked(programs: &[Program], cgroup: &Path, flags: u32) -> Vec<OwnedFd> {
     programs
         .iter()
         .map(|program| program.link(cgroup, flags).unwrap_or_else(|error| panic!("{program:?}: {error}")))
