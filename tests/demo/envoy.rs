@@ -108,7 +108,7 @@ pub(crate) fn access(site: &Site, client: SocketAddr) -> Outcome<Access> {
 /// Two listeners that ask the kernel where the client wanted to go; the outbound one goes there, the inbound one to the app.
 fn bootstrap(mesh: &Mesh, app_port: u16, log: &Path) -> Value {
     let chain =
-        |name: &str, cluster: &str| json!({ "filters": [tcp_proxy(cluster, &access_log(name, log))] });
+        |name: &str, cluster: &str| json!({ "filters": [tcp_proxy(cluster, &[access_log(name, log)])] });
     let family = |cluster: &str, any: &str| {
         let mut chain = chain("inbound", cluster);
         if let Some(fields) = chain.as_object_mut() {

@@ -27,8 +27,8 @@ const TCP: [u16; 5] = [port::ECHO, port::BANNER, port::BULK, port::RESETS, port:
 pub(crate) struct Sidecar<'a> {
     /// The pod's addresses.
     pub(crate) own: [&'a str; 2],
-    /// Where it writes its access log.
-    pub(crate) log: &'a Path,
+    /// Where it writes its access log, if it does; Istio's own writes none unless it is asked to.
+    pub(crate) log: Option<&'a Path>,
 }
 
 /// What it starts with; the listeners come later, from a file that may change, as Istio's come from istiod.
@@ -179,11 +179,15 @@ fn inspector(name: &str, kind: &str, disabled: &Value) -> Value {
     inspector
 }
 
-fn tcp(listener: &str, cluster: &str, log: &Path) -> Value {
-    tcp_proxy(cluster, &access_log(listener, log))
+fn tcp(listener: &str, cluster: &str, log: Option<&Path>) -> Value {
+    tcp_proxy(cluster, &access_logs(listener, log))
 }
 
-fn http(listener: &str, cluster: &str, log: &Path) -> Value {
+fn access_logs(listener: &str, log: Option<&Path>) -> Vec<Value> {
+    log.map(|log| access_log(listener, log)).into_iter().collect()
+}
+
+fn http(listener: &str, cluster: &str, log: Option<&Path>) -> Value {
     let manager = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
     json!({
         "name": "envoy.filters.network.http_connection_manager",
@@ -191,7 +195,7 @@ fn http(listener: &str, cluster: &str, log: &Path) -> Value {
             "@type": manager,
             "stat_prefix": cluster,
             "codec_type": "AUTO",
-            "access_log": [access_log(listener, log)],
+            "access_log": access_logs(listener, log),
             "upgrade_configs": [{ "upgrade_type": "websocket" }],
             "http_filters": [{
                 "name": "envoy.filters.http.router",

@@ -12,6 +12,7 @@ mod hops;
 mod istio;
 mod life;
 mod peers;
+#[expect(dead_code, reason = "the bench with an Envoy uses the rest")]
 mod proxy;
 mod report;
 mod scene;

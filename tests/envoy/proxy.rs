@@ -27,18 +27,29 @@ pub(crate) struct Envoy {
     version: u32,
     epoch: u32,
     running: Vec<Child>,
+    /// Whether it writes a line for each connection or request.
+    logs: bool,
 }
 
 impl Envoy {
     /// Starts it in a pod, with its listeners, and waits until it listens.
     pub(crate) fn start(node: &Node, pod: &Pod) -> Self {
+        Self::logging(node, pod, true)
+    }
+
+    /// The same without an access log.
+    pub(crate) fn quiet(node: &Node, pod: &Pod) -> Self {
+        Self::logging(node, pod, false)
+    }
+
+    fn logging(node: &Node, pod: &Pod, logs: bool) -> Self {
         let dir = node.directory().join(format!("envoy-{}", pod.name));
         let shared = dir.join("shm");
         fs::create_dir_all(&shared).expect("a directory");
         let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
         open(&shared, 0o1777).expect("our own");
         let own = [pod.ip(false).to_string(), pod.ip(true).to_string()];
-        let mut envoy = Self { dir, own, version: 0, epoch: 0, running: Vec::new() };
+        let mut envoy = Self { dir, own, version: 0, epoch: 0, running: Vec::new(), logs };
         let access = File::create(envoy.log_file()).expect("a log");
         fchown(&access, Some(PROXY), Some(PROXY)).expect("root may give it away");
         let bootstrap = istio::bootstrap(envoy.sidecar(&envoy.log_file()), &envoy.listeners_file());
@@ -51,7 +62,7 @@ impl Envoy {
 
     fn sidecar<'a>(&'a self, log: &'a Path) -> Sidecar<'a> {
         let [v4, v6] = &self.own;
-        Sidecar { own: [v4, v6], log }
+        Sidecar { own: [v4, v6], log: self.logs.then_some(log) }
     }
 
     fn log_file(&self) -> PathBuf {
@@ -175,6 +186,11 @@ impl Envoy {
         self.kill();
         self.epoch = 0;
         self.run(pod, 2);
+    }
+
+    /// The process that serves.
+    pub(crate) fn process(&self) -> u32 {
+        self.running.last().expect("it has been started").id()
     }
 
     /// Asks it to do something; says what it answered.

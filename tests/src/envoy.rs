@@ -72,14 +72,14 @@ pub fn original_dst() -> Value {
 }
 
 /// Hands bytes on to a cluster.
-pub fn tcp_proxy(cluster: &str, access_log: &Value) -> Value {
+pub fn tcp_proxy(cluster: &str, access_logs: &[Value]) -> Value {
     json!({
         "name": "envoy.filters.network.tcp_proxy",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
             "stat_prefix": cluster,
             "cluster": cluster,
-            "access_log": [access_log],
+            "access_log": access_logs,
         },
     })
 }

@@ -199,7 +199,7 @@ fn nft(netns: &Netns, dns: bool) {
 }
 
 /// As Istio's own init container calls it.
-fn istio(netns: &Netns, dns: bool) {
+pub(crate) fn istio(netns: &Netns, dns: bool) {
     let (outbound, inbound, proxy) = (OUTBOUND_PORT.to_string(), INBOUND_PORT.to_string(), PROXY.to_string());
     let mut arguments = vec!["-p", &outbound, "-z", &inbound, "-u", &proxy, "-g", &proxy];
     arguments.extend([
