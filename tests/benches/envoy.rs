@@ -68,7 +68,8 @@ fn note(figures: &mut Figures, names: &[&str], found: &[Vec<Found>], way: Way, k
             setting: format!("{}, IPv4, 1 connection", way.name()),
             figure: figure.to_owned(),
             unit: unit.to_owned(),
-            base: names[0].to_owned(),
+            // All that have an Envoy have what it costs; what is asked is what the way to it costs.
+            base: Means::Istio.name().to_owned(),
             subjects: subjects.collect(),
         });
     };

@@ -40,7 +40,12 @@ fn main() {
         measure(&mut figures, &mut subjects, base, &MAIN, pace);
     }
     if depth == Depth::Full {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         for setting in [false, true].into_iter().flat_map(Setting::variations) {
+            if setting.cpus > cpus {
+                println!("{}: left out, this machine has {cpus} CPU", setting.name());
+                continue;
+            }
             say(setting);
             measure(&mut figures, &mut subjects, setting, &VARIED, pace);
         }
