@@ -30,3 +30,11 @@ pub fn remove(netns: &Netns) {
         netns.run(tool, &["-t", "nat", "-F"], "");
     }
 }
+
+/// What Istio's injector gives `istio-iptables`: everything that leaves and arrives, in both families.
+pub fn istio_arguments() -> Vec<String> {
+    let (outbound, inbound, proxy) = (OUTBOUND_PORT.to_string(), INBOUND_PORT.to_string(), PROXY.to_string());
+    let ports = ["-p", &outbound, "-z", &inbound, "-u", &proxy, "-g", &proxy, "-m", "REDIRECT"];
+    let what = ["-i", "*", "-x", "", "-b", "*", "-d", "15090,15021,15020", "--dual-stack"];
+    ports.into_iter().chain(what).map(str::to_owned).collect()
+}

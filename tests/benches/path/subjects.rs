@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use serde_json::json;
-use shunt_tests::bin;
 use shunt_tests::foreign::{Does, Hook, Program, linked};
 use shunt_tests::load::{Client, Did, Order, Ports, Sink, Way};
 use shunt_tests::net::{Netns, Shape, World};
 use shunt_tests::node::{INBOUND_PORT, Node, OUTBOUND_PORT, PROXY, Pod};
+use shunt_tests::{bin, redirect};
 
 /// The ports that clients dial, one after the other: what a closed connection leaves behind for a minute shall not be in the way of
 /// the next ones.
@@ -200,21 +200,8 @@ fn nft(netns: &Netns, dns: bool) {
 
 /// As Istio's own init container calls it.
 pub(crate) fn istio(netns: &Netns, dns: bool) {
-    let (outbound, inbound, proxy) = (OUTBOUND_PORT.to_string(), INBOUND_PORT.to_string(), PROXY.to_string());
-    let mut arguments = vec!["-p", &outbound, "-z", &inbound, "-u", &proxy, "-g", &proxy];
-    arguments.extend([
-        "-m",
-        "REDIRECT",
-        "-i",
-        "*",
-        "-x",
-        "",
-        "-b",
-        "*",
-        "-d",
-        "15090,15021,15020",
-        "--dual-stack",
-    ]);
+    let own = redirect::istio_arguments();
+    let mut arguments: Vec<&str> = own.iter().map(String::as_str).collect();
     if dns {
         arguments.extend(["--redirect-dns", "--capture-all-dns"]);
     }

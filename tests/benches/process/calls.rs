@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Map, Value, json};
-use shunt_tests::bin;
 use shunt_tests::net::World;
-use shunt_tests::node::{INBOUND_PORT, Node, OUTBOUND_PORT, PROXY, Pod};
+use shunt_tests::node::{Node, Pod};
+use shunt_tests::{bin, redirect};
 
 use crate::run::Run;
 
@@ -126,30 +126,15 @@ impl<'a> Calls<'a> {
 
     /// Istio's own tool, with the rules that its injector asks for, for both families.
     pub(crate) fn istio_iptables(&self, verb: &str) -> Run {
-        let (outbound, inbound, proxy) =
-            (OUTBOUND_PORT.to_string(), INBOUND_PORT.to_string(), PROXY.to_string());
         let run = |verb: &str| {
-            let mut arguments = vec!["-p", &outbound, "-z", &inbound, "-u", &proxy, "-g", &proxy];
-            arguments.extend([
-                "-m",
-                "REDIRECT",
-                "-i",
-                "*",
-                "-x",
-                "",
-                "-b",
-                "*",
-                "-d",
-                "15090,15020",
-                "--dual-stack",
-            ]);
+            let mut arguments = redirect::istio_arguments();
             if verb == "DEL" {
-                arguments.push("--cleanup-only");
+                arguments.push("--cleanup-only".to_owned());
             }
             Run {
                 name: "istio-iptables",
                 program: bin::tool("istio-iptables"),
-                arguments: arguments.into_iter().map(str::to_owned).collect(),
+                arguments,
                 environment: Vec::new(),
                 input: String::new(),
                 netns: Some(self.pod.netns.path().to_owned()),
