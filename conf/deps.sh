@@ -42,7 +42,7 @@ has_file() { ls $1; }
 has_crates() { [ -n "$CARGO" ]; }
 has_kernel_core() { [ -n "$KERNEL_STD" ]; }
 
-look() { find_host_rust; find_kernel_rust; }
+look() { find_host_rust; find_kernel_rust; find_python; }
 look
 
 need ca-certificates has_file /etc/ssl/certs/ca-certificates.crt

@@ -110,10 +110,6 @@ ENVOY_ROOT=$SHUNT_CACHE/envoy-$ENVOY_VERSION
 HELM_ROOT=$SHUNT_CACHE/helm-$HELM_VERSION
 KERNELS_ROOT=$SHUNT_CACHE/kernels
 KUSTOMIZE_ROOT=$SHUNT_CACHE/kustomize-$KUSTOMIZE_VERSION
-# The minor of Python, because a part of them is compiled.
-PYTHON_TAG=$(python3 -c 'import sys; print("py%d.%d" % sys.version_info[:2])' 2>/dev/null)
-SCHEMAS_ROOT=$SHUNT_CACHE/kubernetes-validate-$SCHEMAS_VERSION-$PYTHON_TAG
-PEERS_ROOT=$SHUNT_CACHE/peers-$(printf %s "$PEERS" | cksum | cut -d ' ' -f 1)-$PYTHON_TAG
 CONTAINERD_ROOT=$SHUNT_CACHE/containerd-$CONTAINERD_VERSION
 CONTAINERD_DEBIAN_ROOT=$SHUNT_CACHE/containerd-debian-$CONTAINERD_DEBIAN
 RUNC_ROOT=$SHUNT_CACHE/runc-$RUNC_VERSION
@@ -124,3 +120,11 @@ NODE_PACKAGES='go.etcd.io/etcd/server/v3'
 for program in kubelet kube-apiserver kube-controller-manager kube-scheduler kubectl; do
     NODE_PACKAGES+=" k8s.io/kubernetes/cmd/$program"
 done
+
+# Where Python's packages lie: by its minor, because a part of them is compiled. deps.sh calls this again when it has installed one.
+find_python() {
+    PYTHON_TAG=$(python3 -c 'import sys; print("py%d.%d" % sys.version_info[:2])' 2>/dev/null) || PYTHON_TAG=none
+    SCHEMAS_ROOT=$SHUNT_CACHE/kubernetes-validate-$SCHEMAS_VERSION-$PYTHON_TAG
+    PEERS_ROOT=$SHUNT_CACHE/peers-$(printf %s "$PEERS" | cksum | cut -d ' ' -f 1)-$PYTHON_TAG
+}
+find_python

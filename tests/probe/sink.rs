@@ -28,6 +28,7 @@ enum Role {
 /// How far a connection has come.
 struct State {
     port: u16,
+    v4: bool,
     kind: Kind,
     size: usize,
     /// Whether the hello is still to come.
@@ -71,9 +72,10 @@ pub(crate) fn run(ports: &Ports) -> ExitCode {
             match role {
                 Role::Listener(port) => {
                     let port = *port;
-                    if let Ok((accepted, _)) = socket.accept() {
+                    if let Ok((accepted, from)) = socket.accept() {
+                        let v4 = socket_address(Ok(from)).is_ok_and(|from| plain(from).is_ipv4());
                         accepted.set_tcp_nodelay(true).expect("a TCP socket");
-                        let state = State { port, kind: Kind::Echo, size: HELLO, new: true, have: 0 };
+                        let state = State { port, v4, kind: Kind::Echo, size: HELLO, new: true, have: 0 };
                         watch(&epoll, &mut sockets, accepted, Role::Connection(state));
                     }
                 }
@@ -148,15 +150,14 @@ fn attend(socket: &Socket, state: &mut State, buffer: &mut [u8]) -> bool {
             return false;
         };
         (state.kind, state.size, state.new) = (kind, size, false);
-        let original = ask.then(|| original(socket)).flatten();
+        let original = ask.then(|| original(socket, state.v4)).flatten();
         return stream.write_all(&greeting(state.port, original)).is_ok();
     }
     buffer.get(..state.size).is_some_and(|message| stream.write_all(message).is_ok())
 }
 
 /// Asked at the level of the connection's own family, as proxies do.
-fn original(socket: &Socket) -> Option<SocketAddr> {
-    let peer = socket_address(socket.peer_addr()).ok()?;
-    let answer = if plain(peer).is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+fn original(socket: &Socket, v4: bool) -> Option<SocketAddr> {
+    let answer = if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
     socket_address(answer).ok().map(plain)
 }

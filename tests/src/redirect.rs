@@ -1,7 +1,6 @@
-//! Interception by REDIRECT rules: written by hand, a yardstick for the harness (what it sees here it would see of any plugin that
-//! works), or by Istio's own tool, a yardstick for the benches.
+//! Interception by REDIRECT rules, written by hand: a yardstick for the harness. What it sees here it would see of any
+//! plugin that works.
 
-use crate::bin;
 use crate::net::Netns;
 use crate::node::{INBOUND_PORT, OUTBOUND_PORT, PROXY};
 
@@ -32,20 +31,10 @@ pub fn remove(netns: &Netns) {
     }
 }
 
-/// What Istio's init container gives `istio-iptables`; `dns`: the agent answers DNS.
-pub fn istio_arguments(dns: bool) -> Vec<String> {
+/// What Istio's injector gives `istio-iptables`: everything that leaves and arrives, in both families.
+pub fn istio_arguments() -> Vec<String> {
     let (outbound, inbound, proxy) = (OUTBOUND_PORT.to_string(), INBOUND_PORT.to_string(), PROXY.to_string());
-    let mut arguments = vec!["-p", &outbound, "-z", &inbound, "-u", &proxy, "-g", &proxy, "-m", "REDIRECT"];
-    arguments.extend(["-i", "*", "-x", "", "-b", "*", "-d", "15090,15021,15020", "--dual-stack"]);
-    if dns {
-        arguments.extend(["--redirect-dns", "--capture-all-dns"]);
-    }
-    arguments.into_iter().map(str::to_owned).collect()
-}
-
-/// Puts Istio's rules into a namespace, both families, by the tool itself.
-pub fn istio(netns: &Netns, dns: bool) {
-    let arguments = istio_arguments(dns);
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    netns.run(&bin::tool("istio-iptables").display().to_string(), &arguments, "");
+    let ports = ["-p", &outbound, "-z", &inbound, "-u", &proxy, "-g", &proxy, "-m", "REDIRECT"];
+    let what = ["-i", "*", "-x", "", "-b", "*", "-d", "15090,15021,15020", "--dual-stack"];
+    ports.into_iter().chain(what).map(str::to_owned).collect()
 }

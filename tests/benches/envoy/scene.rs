@@ -9,12 +9,11 @@ use nix::poll::poll;
 use shunt_tests::ask::Place;
 use shunt_tests::net::{Shape, World};
 use shunt_tests::node::{Node, Pod};
-use shunt_tests::redirect;
 
 use crate::load::{Found, Kind, Length, fortio, run};
 use crate::peers::port;
 use crate::proxy::{Envoy, PATIENCE};
-use crate::subjects::Means;
+use crate::subjects::{Means, istio};
 
 /// A service that the world answers for.
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
@@ -57,7 +56,7 @@ impl Scene {
         let pods = [2, 3].map(|number| node.pod(&world, Shape::dual().numbered(number)));
         for pod in &pods {
             match means {
-                Means::Istio => redirect::istio(&pod.netns, false),
+                Means::Istio => istio(&pod.netns, false),
                 Means::Ebpf | Means::Iptables => node.add(pod),
                 Means::Nothing => {}
                 Means::Nft | Means::Loopback => panic!("{}: no mesh with an Envoy does this", means.name()),

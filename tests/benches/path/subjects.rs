@@ -9,7 +9,7 @@ use shunt_tests::foreign::{Does, Hook, Program, linked};
 use shunt_tests::load::{Client, Did, Order, Ports, Sink, Way};
 use shunt_tests::net::{Netns, Shape, World};
 use shunt_tests::node::{INBOUND_PORT, Node, OUTBOUND_PORT, PROXY, Pod};
-use shunt_tests::redirect;
+use shunt_tests::{bin, redirect};
 
 /// The ports that clients dial, one after the other: what a closed connection leaves behind for a minute shall not be in the way of
 /// the next ones.
@@ -72,7 +72,7 @@ impl Subject {
         match means {
             Means::Nothing => {}
             Means::Nft => nft(&pod.netns, dns),
-            Means::Istio => redirect::istio(&pod.netns, dns),
+            Means::Istio => istio(&pod.netns, dns),
             Means::Loopback => {
                 let does = Does::Loopback { but: PROXY, port: OUTBOUND_PORT };
                 programs = [Hook::Connect4, Hook::Connect6]
@@ -196,4 +196,14 @@ fn nft(netns: &Netns, dns: bool) {
         }}"
     );
     netns.run("nft", &["-f", "-"], &rules);
+}
+
+/// As Istio's own init container calls it.
+pub(crate) fn istio(netns: &Netns, dns: bool) {
+    let own = redirect::istio_arguments();
+    let mut arguments: Vec<&str> = own.iter().map(String::as_str).collect();
+    if dns {
+        arguments.extend(["--redirect-dns", "--capture-all-dns"]);
+    }
+    netns.run(&bin::tool("istio-iptables").display().to_string(), &arguments, "");
 }

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Map, Value, json};
-use shunt_tests::bin;
 use shunt_tests::net::World;
 use shunt_tests::node::{Node, Pod};
-use shunt_tests::redirect::istio_arguments;
+use shunt_tests::{bin, redirect};
 
 use crate::run::Run;
 
@@ -128,7 +127,7 @@ impl<'a> Calls<'a> {
     /// Istio's own tool, with the rules that its injector asks for, for both families.
     pub(crate) fn istio_iptables(&self, verb: &str) -> Run {
         let run = |verb: &str| {
-            let mut arguments = istio_arguments(false);
+            let mut arguments = redirect::istio_arguments();
             if verb == "DEL" {
                 arguments.push("--cleanup-only".to_owned());
             }
