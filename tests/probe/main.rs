@@ -10,6 +10,7 @@
     reason = "talks to the test over stdout, and a probe that cannot do its job must end loudly"
 )]
 
+mod cost;
 mod dial;
 mod errands;
 mod machine;
@@ -68,7 +69,8 @@ fn main() -> ExitCode {
         "talk" => dial::talk(&serde_json::from_str(&orders).expect("a client's orders")),
         "many" => many::run(&serde_json::from_str(&orders).expect("a client's orders")),
         "validate" => validate::run(&serde_json::from_str(&orders).expect("a validator's orders")),
-        "cost" => udp::cost(),
+        "cost" => cost::run(),
+        "rush" => cost::rush(serde_json::from_str(&orders).expect("a count")),
         _ => ExitCode::from(2),
     }
 }
