@@ -158,7 +158,9 @@ fn together(figures: &mut Figures, far: &Site, backend: &str, depth: Depth) {
             let each: Vec<Duration> = adds.iter().map(timed).collect();
             (each.iter().sum(), each)
         };
-        dels.iter().for_each(|del| _ = timed(del));
+        for del in &dels {
+            timed(del);
+        }
         let each: Vec<f64> = each.iter().map(us).collect();
         (wall.as_secs_f64() * 1e3, percentile(&each, 50.0).expect("some") / 1e3)
     });

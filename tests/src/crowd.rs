@@ -2,6 +2,7 @@
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::runtime_call::Call;
@@ -20,29 +21,31 @@ pub fn each<T: Sync, R: Send>(all: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R
     };
     let mut done: Vec<(usize, R)> = std::thread::scope(|scope| {
         let running: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(worker)).collect();
-        let ended = running.into_iter().map(|worker| worker.join());
+        let ended = running.into_iter().map(ScopedJoinHandle::join);
         ended.flat_map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
     done.sort_unstable_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Calls that begin together and must work: how long all of them took, and each.
+/// Calls that begin together and must work: from the first that began to the last that ended, and how long each took.
 pub fn at_once(calls: &[Call]) -> (Duration, Vec<Duration>) {
-    // One more than they are: who looks at the clock.
-    let begin = Barrier::new(calls.len() + 1);
-    std::thread::scope(|scope| {
-        let caller = |call: &Call| {
-            begin.wait();
-            timed(call)
-        };
-        let running: Vec<_> = calls.iter().map(|call| scope.spawn(move || caller(call))).collect();
+    let begin = Barrier::new(calls.len());
+    let caller = |call: &Call| {
         begin.wait();
         let started = Instant::now();
-        let ended = running.into_iter().map(|caller| caller.join());
-        let each = ended.map(|took| took.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect();
-        (started.elapsed(), each)
-    })
+        (started, timed(call))
+    };
+    let caller = &caller;
+    let took: Vec<(Instant, Duration)> = std::thread::scope(|scope| {
+        let running: Vec<_> = calls.iter().map(|call| scope.spawn(move || caller(call))).collect();
+        let ended = running.into_iter().map(ScopedJoinHandle::join);
+        ended.map(|took| took.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    let first = took.iter().map(|(started, _)| *started).min();
+    let last = took.iter().map(|(started, took)| *started + *took).max();
+    let wall = first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first);
+    (wall, took.into_iter().map(|(_, took)| took).collect())
 }
 
 /// A call that must work, from its start to its end.

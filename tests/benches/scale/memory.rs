@@ -5,6 +5,9 @@ use shunt_tests::held::{Held, Meminfo};
 
 use crate::site::Site;
 
+/// A figure of what was seen at one time.
+type Measure<'a> = dyn Fn(&Held, &Meminfo) -> f64 + 'a;
+
 /// Taken while a node grows.
 pub(crate) struct Memory {
     before: Meminfo,
@@ -29,36 +32,35 @@ impl Memory {
     #[expect(clippy::cast_precision_loss, reason = "bytes of a machine that exists, and pods on a node")]
     pub(crate) fn tell(mut self, figures: &mut Figures) -> Held {
         let kib = |bytes: u64| bytes as f64 / 1024.0;
-        let more = |now: u64, before: u64| now as f64 - before as f64;
-        let line = |name: &str, value: &dyn Fn(&Held, &Meminfo) -> f64| {
-            let points = self.seen.iter().filter(|(pods, ..)| *pods > 0);
-            (name.to_owned(), points.map(|(pods, held, all)| (*pods as f64, value(held, all))).collect())
-        };
         let before = self.before;
-        let lines: Vec<(String, Vec<(f64, f64)>)> = vec![
-            line("our maps", &|held, _| kib(held.map_bytes())),
-            line("our programs, instructions", &|held, _| kib(held.program_bytes())),
-            line("Slab of the machine, more", &|_, all| more(all.slab, before.slab)),
-            line("Percpu of the machine, more", &|_, all| more(all.percpu, before.percpu)),
-            line("VmallocUsed of the machine, more", &|_, all| more(all.vmalloc, before.vmalloc)),
+        let more = |now: u64, before: u64| now as f64 - before as f64;
+        let measures: [(&str, &Measure<'_>); 5] = [
+            ("our maps", &|held, _| kib(held.map_bytes())),
+            ("our programs, instructions", &|held, _| kib(held.program_bytes())),
+            ("Slab of the machine, more", &|_, all| more(all.slab, before.slab)),
+            ("Percpu of the machine, more", &|_, all| more(all.percpu, before.percpu)),
+            ("VmallocUsed of the machine, more", &|_, all| more(all.vmalloc, before.vmalloc)),
         ];
-        // From ten pods on: what the first brings is there once.
-        let (Some((first, ..)), Some((last, held, _))) =
+        // What the first pods bring is there once.
+        let (Some((first, held_first, all_first)), Some((last, held, all))) =
             (self.seen.iter().find(|(pods, ..)| *pods >= 10), self.seen.last())
         else {
             panic!("nothing was looked at");
         };
-        let at = |points: &[(f64, f64)], pods: usize| {
-            points.iter().find(|(at, _)| *at == pods as f64).map_or(0.0, |(_, value)| *value)
-        };
         if last > first {
-            let subjects = lines.iter().map(|(name, points)| {
-                let each = (at(points, *last) - at(points, *first)) / (last - first) as f64;
-                (name.as_str(), vec![each])
-            });
+            let each = |value: &Measure<'_>| {
+                (value(held, all) - value(held_first, all_first)) / (last - first) as f64
+            };
+            let subjects = measures.iter().map(|(name, value)| (*name, vec![each(value)]));
             let setting = format!("from {first} to {last} pods");
             figures.groups.push(Group::of(["kernel memory of a pod", &setting, "", "KiB"], subjects));
         }
+        let line = |(name, value): &(&str, &Measure<'_>)| {
+            let points = self.seen.iter().filter(|(pods, ..)| *pods > 0);
+            let points = points.map(|(pods, held, all)| (*pods as f64, value(held, all)));
+            ((*name).to_owned(), points.collect())
+        };
+        let lines = measures.iter().map(line).collect();
         let counts = [("programs", held.programs()), ("links", held.links())];
         let setting = format!("{last} pods");
         let subjects = counts.map(|(name, count)| (name, vec![count as f64]));
