@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 out=${BENCH_OUT:-$PWD/target/bench}
 export BENCH_OUT=$out
 mkdir -p "$out"
-all='process path churn envoy others scale hooks rules trace install'
+all='process path churn envoy others scale rules trace install'
 quick='process path'
 benches=${ONLY:-$([ -z "${BENCH_QUICK:-}" ] && echo "$all" || echo "$quick")}
 rm -f "$out"/*.json "$out"/*.svg "$out"/report.*

@@ -1,12 +1,11 @@
 //! The installer: how soon pods get a network that its owner has changed, what it takes when nothing happens, and what `once` costs.
-//! `ROUNDS=200 make bench`.
+//! `RUNS=200 make bench ONLY=install`.
 
 #![expect(
-    clippy::print_stdout,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a bench prints its figures and stops where it cannot measure"
+    reason = "a bench stops where it cannot measure"
 )]
 #![expect(dead_code, reason = "hosts can more than a bench needs")]
 
@@ -23,6 +22,8 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use shunt_tests::figures::{Depth, Figures, Group};
+
 use crate::host::{Host, moment, replace};
 use crate::live::Live;
 use crate::neighbours::{ALL, Neighbour};
@@ -32,37 +33,41 @@ const CALICO: Neighbour = ALL[0];
 /// A file that changes more often than this within a minute is followed at a slower pace; a new process begins anew.
 const AT_FULL_PACE: usize = 25;
 
+/// A machine with nothing else to do shows what an idle process takes sooner than this.
+const IDLE: Duration = Duration::from_secs(20);
+
 fn main() {
     shunt_tests::need::root();
-    let rounds: usize = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(150);
-    println!(
-        "from the rename by the owner until pods get it, {rounds} rounds      p50        p99        max"
-    );
-    for mode in ["owned", "chained"] {
-        for busy in [false, true] {
-            let mut times = convergence(mode, busy, rounds);
-            times.sort_unstable();
-            let at = |share: usize| times[(times.len() - 1) * share / 100];
-            let what = if busy { ", another file rewritten every 50 ms" } else { "" };
-            println!(
-                "  {:<56} {:>10} {:>10} {:>10}",
-                format!("{mode}{what}"),
-                shown(at(50)),
-                shown(at(99)),
-                shown(at(100))
-            );
-        }
+    let depth = Depth::of_this_run();
+    let mut figures = Figures::new("install", "the installer");
+    // A pause of 150 ms and more goes before each, so that there are not many.
+    let rounds = depth.rounds(10, 50);
+    for (setting, busy) in [("", false), ("another file rewritten every 50 ms", true)] {
+        let subjects = ["owned", "chained"].map(|mode| (mode, convergence(mode, busy, rounds)));
+        let words = ["from the rename by the owner until pods get it", setting, "", "ms"];
+        figures.groups.push(Group::of(words, subjects));
     }
-    idle();
-    converged();
+    idle(&mut figures);
+    let once = Host::new();
+    CALICO.settle(&once);
+    once.once();
+    let times = (0..depth.rounds(10, 30)).map(|_| {
+        let begun = Instant::now();
+        once.once();
+        ms(begun.elapsed())
+    });
+    let subjects = [("shunt-installer", times.collect())];
+    let words = ["`once` with nothing to do, STATUS of the plugin included", "", "", "ms"];
+    figures.groups.push(Group::of(words, subjects));
+    figures.done();
 }
 
-fn shown(time: Duration) -> String {
-    format!("{}.{:02} ms", time.as_millis(), time.as_micros() % 1000 / 10)
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// Changes of the primary's file, one after the other.
-fn convergence(mode: &str, busy: bool, rounds: usize) -> Vec<Duration> {
+fn convergence(mode: &str, busy: bool, rounds: usize) -> Vec<f64> {
     let mut host = Host::new();
     host.options = vec!["--mode".to_owned(), mode.to_owned()];
     CALICO.settle(&host);
@@ -91,7 +96,7 @@ fn convergence(mode: &str, busy: bool, rounds: usize) -> Vec<Duration> {
                 assert!(begun.elapsed() < host::PATIENCE, "it is never followed");
                 std::hint::spin_loop();
             }
-            times.push(begun.elapsed());
+            times.push(ms(begun.elapsed()));
         }
         drop(running);
         done.store(true, Ordering::Relaxed);
@@ -100,53 +105,41 @@ fn convergence(mode: &str, busy: bool, rounds: usize) -> Vec<Duration> {
 }
 
 /// Memory and processor time of one that has nothing to do.
-fn idle() {
+fn idle(figures: &mut Figures) {
     let host = Host::new();
     CALICO.settle(&host);
     let idle = Live::start(&host);
     idle.ready();
-    for _ in 0..30 {
-        moment(1000);
-    }
+    rest(IDLE);
     let read = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", idle.pid())).expect("it runs");
-    let value = |text: &str, key: &str| -> String {
-        let found = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
-        found.trim().to_owned()
+    let kib = |text: &str, key: &str| -> Vec<f64> {
+        let found = text.lines().find_map(|line| line.strip_prefix(key)).expect("the kernel says it");
+        vec![found.trim().trim_end_matches(" kB").parse().expect("a number")]
     };
     let (status, memory) = (read("status"), read("smaps_rollup"));
-    println!(
-        "idle after 30 s: RSS {}, peak {}, PSS {}",
-        value(&status, "VmRSS:"),
-        value(&status, "VmHWM:"),
-        value(&memory, "Pss:")
-    );
-    let ticks = || -> u64 {
+    for (what, value) in [
+        ("idle memory", kib(&status, "VmRSS:")),
+        ("peak memory", kib(&status, "VmHWM:")),
+        ("idle memory, its share of what others use too", kib(&memory, "Pss:")),
+    ] {
+        figures.groups.push(Group::of([what, "", "", "KiB"], [("shunt-installer", value)]));
+    }
+    let ticks = || -> f64 {
         let stat = read("stat");
-        let (_, rest) = stat.rsplit_once(')').unwrap_or_default();
-        rest.split_whitespace().skip(11).take(4).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+        let (_, rest) = stat.rsplit_once(')').expect("as proc(5) has it");
+        rest.split_whitespace().skip(11).take(4).filter_map(|ticks| ticks.parse::<f64>().ok()).sum()
     };
     let before = ticks();
-    for _ in 0..60 {
-        moment(1000);
-    }
-    println!("idle for 60 s: {} ms of processor time, its plugin's included", (ticks() - before) * 10);
+    rest(IDLE);
+    // A tick is 10 ms.
+    let each_minute = (ticks() - before) * 10.0 * 60.0 / IDLE.as_secs_f64();
+    let words = ["processor time in a minute of nothing, its plugin's included", "", "", "ms"];
+    figures.groups.push(Group::of(words, [("shunt-installer", vec![each_minute])]));
 }
 
-/// `once` where nothing is to be done.
-fn converged() {
-    let host = Host::new();
-    CALICO.settle(&host);
-    host.once();
-    let mut times: Vec<Duration> = (0..30)
-        .map(|_| {
-            let begun = Instant::now();
-            host.once();
-            begun.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    println!(
-        "`once` with nothing to do, STATUS of the plugin included: {} (median of 30)",
-        shown(times[times.len() / 2])
-    );
+fn rest(time: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        moment(500);
+    }
 }

@@ -3,69 +3,65 @@
 //! Two pods of one node, one with ten entries and one with a hundred thousand (with iptables: a thousand and ten thousand), take
 //! turns. Nobody listens as their proxy, so that a connection is the hook, the look-ups and a refusal, and nothing else.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::expect_used,
-    reason = "a bench prints its figures and stops where it cannot measure"
-)]
+#![expect(clippy::expect_used, reason = "a bench stops where it cannot measure")]
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
-use shunt_tests::need;
+use shunt_tests::crowd::timed;
+use shunt_tests::figures::sample::percentile;
+use shunt_tests::figures::turns::take;
+use shunt_tests::figures::{Depth, Figures, Group};
 use shunt_tests::net::Shape;
 use shunt_tests::node::{Node, Pod};
+use shunt_tests::runtime_call::Call;
+use shunt_tests::{cgroup, need};
 
-const ROUNDS: usize = 60;
+const FEW: u32 = 10;
 const CONNECTIONS: u32 = 1000;
 
 fn main() {
     need::root();
-    compare("ebpf", 100_000);
-    compare("iptables", 1_000);
-    compare("iptables", 10_000);
+    let depth = Depth::of_this_run();
+    let mut figures = Figures::new("rules", "a plan with a long list of networks to leave alone");
+    compare(&mut figures, depth, "ebpf", 100_000);
+    compare(&mut figures, depth, "iptables", 1_000);
+    compare(&mut figures, depth, "iptables", 10_000);
+    figures.done();
 }
 
-fn compare(backend: &str, most: u32) {
+fn compare(figures: &mut Figures, depth: Depth, backend: &str, most: u32) {
     let node = Node::new();
     node.configure(|entry| entry["backend"] = json!(backend));
     let world = node.world();
-    let pods = [10_u32, most].map(|entries| {
+    let setting = format!("{backend}, up to {most} networks");
+    let names = [FEW, most].map(|entries| format!("{entries} networks"));
+    let mut pods = [FEW, most].map(|entries| {
         let pod = node.pod(&world, Shape::dual());
         node.redirect("excludeOutboundCidrs", networks(entries));
-        let started = Instant::now();
-        node.add(&pod);
-        (entries, pod, started.elapsed(), Vec::new())
+        let calls = ["ADD", "DEL"].map(|verb| node.prepared(verb, &pod, "eth0"));
+        (pod, calls)
     });
-    let [mut few, mut many] = pods;
-    // A process of the pods' cgroup: that is where the hooks are.
-    std::fs::write(few.1.cgroup.join("cgroup.procs"), std::process::id().to_string())
-        .expect("a cgroup of ours");
-    for _ in 0..ROUNDS {
-        for (_, pod, _, times) in [&mut few, &mut many] {
-            times.push(connect(pod));
-        }
+    let group = |what: &str, unit: &str, values: Vec<Vec<f64>>| {
+        Group::of([what, &setting, "", unit], names.iter().map(String::as_str).zip(values))
+    };
+    let loads = take(&mut pods, 0, depth.rounds(1, 3), |(_, [add, del])| load(add, del));
+    figures.groups.push(group("ADD with a list", "ms", loads));
+    for (_, [add, _]) in &pods {
+        timed(add);
     }
+    let connections = take(&mut pods, 2, depth.rounds(15, 60), |(pod, _)| connect(pod));
+    figures.groups.push(group("connection, refused where the proxy would be", "us", connections));
     // Out of it again, or it could not be removed.
-    let root = shunt_tests::cgroup::mount_point().expect("a cgroup2 mount");
+    let root = cgroup::mount_point().expect("a cgroup2 mount");
     std::fs::write(root.join("cgroup.procs"), std::process::id().to_string()).expect("the root");
-    println!(
-        "\n{backend}: {ROUNDS} rounds of {CONNECTIONS} connections, in turns; the middle connection of each round\n"
-    );
-    println!("{:<10} {:>12} {:>12} {:>10} {:>10}", "entries", "ADD", "median", "p10", "p90");
-    for (entries, _, add, times) in [&few, &many] {
-        let at = |share| at(times, share).as_nanos();
-        println!(
-            "{entries:<10} {:>9} ms {:>9} ns {:>7} ns {:>7} ns",
-            add.as_millis(),
-            at(50),
-            at(10),
-            at(90)
-        );
-    }
-    let ratio = at(&many.3, 50).as_secs_f64() / at(&few.3, 50).as_secs_f64();
-    println!("\nratio of medians, {most} to 10: {ratio:.3}");
+}
+
+fn load(add: &Call, del: &Call) -> f64 {
+    let took = timed(add);
+    timed(del);
+    took.as_secs_f64() * 1e3
 }
 
 /// Networks spread over 11.0.0.0/8 and following, none of which is the one dialled.
@@ -73,25 +69,22 @@ fn networks(entries: u32) -> Value {
     (0..entries).map(|n| json!(format!("{}/32", Ipv4Addr::from(0x0b00_0000 + n * 257)))).collect()
 }
 
-fn at(times: &[Duration], percent: usize) -> Duration {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
-    sorted.get((sorted.len() - 1) * percent / 100).copied().unwrap_or_default()
-}
-
-/// The median time of a connection from inside the pod.
-fn connect(pod: &Pod) -> Duration {
+/// The middle one of many connections from inside the pod, in microseconds.
+fn connect(pod: &Pod) -> f64 {
     let to = SocketAddr::from((Ipv4Addr::new(203, 0, 113, 7), 80));
+    // The hooks are where the pods' processes are.
+    std::fs::write(pod.cgroup.join("cgroup.procs"), std::process::id().to_string())
+        .expect("a cgroup of ours");
     pod.netns.enter(|| {
-        let times: Vec<Duration> = (0..CONNECTIONS)
+        let times: Vec<f64> = (0..CONNECTIONS)
             .map(|_| {
                 let started = Instant::now();
                 let refused = TcpStream::connect(to).expect_err("nobody listens");
                 let took = started.elapsed();
                 assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "captured and refused");
-                took
+                took.as_secs_f64() * 1e6
             })
             .collect();
-        at(&times, 50)
+        percentile(&times, 50.0).expect("there are some")
     })
 }

@@ -10,6 +10,7 @@
     reason = "talks to the test over stdout, and a probe that cannot do its job must end loudly"
 )]
 
+mod cost;
 mod dial;
 mod errands;
 mod load;
@@ -72,7 +73,8 @@ fn main() -> ExitCode {
         "validate" => validate::run(&serde_json::from_str(&orders).expect("a validator's orders")),
         "load" => load::run(),
         "sink" => sink::run(&serde_json::from_str(&orders).expect("a server's ports")),
-        "cost" => udp::cost(),
+        "cost" => cost::run(),
+        "rush" => cost::rush(serde_json::from_str(&orders).expect("a count")),
         _ => ExitCode::from(2),
     }
 }

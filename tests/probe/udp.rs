@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -250,41 +250,4 @@ fn got(from: Option<SockaddrStorage>, text: Option<&[u8]>) -> Got {
     let text = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
     let answer = text.parse().expect("servers of tests say what they saw");
     Got { from: from.and_then(|from| address(&from)).map(plain), answer }
-}
-
-/// Measures calls on sockets of loopback, which is the same in every place.
-pub(crate) fn cost() -> ExitCode {
-    const TIMES: u64 = 20_000;
-    let mut found: Vec<(&str, u64)> = Vec::new();
-    let mut measure = |name: &'static str, call: &dyn Fn() -> Result<(), Errno>| {
-        for _warm in 0..TIMES / 10 {
-            call().expect("a call on loopback");
-        }
-        let started = Instant::now();
-        for _round in 0..TIMES {
-            call().expect("a call on loopback");
-        }
-        let each = started.elapsed().as_nanos() / u128::from(TIMES);
-        found.push((name, u64::try_from(each).expect("a short call")));
-    };
-    for (v6, [connect, send, receive]) in [
-        (false, ["connect v4", "sendto v4", "sendto and recvfrom v4"]),
-        (true, ["connect v6", "sendto v6", "sendto and recvfrom v6"]),
-    ] {
-        let server = made(v6);
-        let at: SocketAddr = if v6 { "[::1]:0" } else { "127.0.0.1:0" }.parse().expect("an address");
-        server.bind(&SockAddr::from(at)).expect("loopback is there");
-        let at = server.local_addr().expect("own socket").as_socket().expect("an address");
-        let to = storage(at);
-        let (client, connected) = (made(v6), made(v6));
-        measure(connect, &|| nix::sys::socket::connect(connected.as_raw_fd(), &to));
-        measure(receive, &|| {
-            sendto(client.as_raw_fd(), b"word", &to, MsgFlags::empty())?;
-            recvfrom::<SockaddrStorage>(server.as_raw_fd(), &mut [0; 16]).map(drop)
-        });
-        // Nobody takes these: when the queue is full they are dropped, which costs every place the same.
-        measure(send, &|| sendto(client.as_raw_fd(), b"word", &to, MsgFlags::empty()).map(drop));
-    }
-    println!("{}", serde_json::json!(found));
-    ExitCode::SUCCESS
 }

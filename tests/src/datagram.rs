@@ -223,13 +223,6 @@ pub fn play(place: &Place, script: &Script) -> Vec<Did> {
     serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
-/// Nanoseconds that calls on UDP sockets take in a place: name and figure.
-pub fn cost(place: &Place) -> Vec<(String, u64)> {
-    let mut helper = Helper::start(place, "cost", &());
-    let line = helper.line().unwrap_or_else(|| panic!("the client died in {place:?}"));
-    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

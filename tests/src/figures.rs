@@ -148,6 +148,23 @@ impl Figures {
 }
 
 impl Group {
+    /// One of these subjects, the first of whom the others are compared with. The words are what, setting, figure and unit.
+    pub fn of<'a>(
+        [what, setting, figure, unit]: [&str; 4],
+        subjects: impl IntoIterator<Item = (&'a str, Vec<f64>)>,
+    ) -> Self {
+        let subjects: Vec<Subject> =
+            subjects.into_iter().map(|(name, values)| Subject { name: name.to_owned(), values }).collect();
+        Self {
+            what: what.to_owned(),
+            setting: setting.to_owned(),
+            figure: figure.to_owned(),
+            unit: unit.to_owned(),
+            base: subjects.first().map(|subject| subject.name.clone()).unwrap_or_default(),
+            subjects,
+        }
+    }
+
     /// The values of one subject.
     pub fn values(&self, name: &str) -> Option<&[f64]> {
         self.subjects.iter().find(|subject| subject.name == name).map(|subject| subject.values.as_slice())

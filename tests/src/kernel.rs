@@ -13,13 +13,15 @@ use shunt_abi::{ListenerKey, TrieKey, names};
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const OBJ_GET: libc::c_int = 7;
 
-fn bpf<T>(command: libc::c_int, attr: &mut T) -> Option<libc::c_int> {
-    // SAFETY: a live value of the size given; what it points to outlives the call in both callers.
+/// bpf(2): what it returns, none when it fails.
+pub(crate) fn bpf<T>(command: libc::c_int, attr: &mut T) -> Option<libc::c_int> {
+    // SAFETY: a live value of the size given; what it points to outlives the call in every caller.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     libc::c_int::try_from(result).ok().filter(|result| *result >= 0)
 }
 
-fn open(path: &Path) -> Option<OwnedFd> {
+/// What is pinned there.
+pub(crate) fn open(path: &Path) -> Option<OwnedFd> {
     #[repr(C)]
     struct Attr {
         path: u64,

@@ -16,11 +16,14 @@
 pub mod ask;
 pub mod bin;
 pub mod cgroup;
+pub mod cost;
+pub mod crowd;
 pub mod datagram;
 pub mod envoy;
 pub mod errand;
 pub mod figures;
 pub mod foreign;
+pub mod held;
 pub mod hooked;
 pub mod host;
 pub mod kernel;

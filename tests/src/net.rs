@@ -339,6 +339,25 @@ pub(crate) fn wire(netns: Netns, world: &World, shape: &Shape, number: u32) -> N
     netns
 }
 
+/// The pod's interfaces with nobody at their other end, which stays in the pod: where a pod only has to be there. A bridge has a thousand
+/// ports at most.
+pub(crate) fn wire_to_nobody(netns: Netns, shape: &Shape) -> Netns {
+    let mut inside = String::new();
+    for Interface { name, v4, v6, .. } in &shape.interfaces {
+        inside += &format!(
+            "link add {name} type veth peer name far-{name}\nlink set far-{name} up\nlink set {name} up\n"
+        );
+        if let Some(ip) = v4 {
+            inside += &format!("addr add {ip}/16 dev {name}\n");
+        }
+        if let Some(ip) = v6 {
+            inside += &format!("addr add {ip}/64 dev {name} nodad\n");
+        }
+    }
+    netns.ip(&inside);
+    netns
+}
+
 /// Whether a line of `/proc/net/ipv6_route` is of the kind the kernel makes for own addresses (`RTF_LOCAL`).
 fn is_local(line: &str) -> bool {
     let flags = line.split_whitespace().nth(8).and_then(|flags| u32::from_str_radix(flags, 16).ok());

@@ -18,7 +18,7 @@ use crate::net::{self, Interface, Netns, Shape, World};
 use crate::process::{self, Server};
 use crate::runtime_call::{Answer, Call, tail};
 use crate::scratch::{BPF_ROOT, Scratch};
-use crate::{need, redirect};
+use crate::{crowd, need, redirect};
 
 /// The user the proxy runs as.
 pub const PROXY: u32 = 1337;
@@ -122,9 +122,27 @@ impl Node {
         self.pod_in(netns, world, shape, number)
     }
 
+    /// Many pods whose interface leads nowhere, made a few at a time: what a node has to carry, not what talks.
+    pub fn crowd(&self, count: usize) -> Vec<Pod> {
+        let numbers: Vec<u32> = (0..count).map(|_| self.number()).collect();
+        let (shape, directory) = (Shape::dual(), self.scratch.dir());
+        let made = crowd::each(&numbers, |number| {
+            let netns = Netns::new(directory, &format!("pod{number}"));
+            net::wire_to_nobody(netns, &shape)
+        });
+        made.into_iter()
+            .zip(numbers)
+            .map(|(netns, number)| self.pod_of(netns, shape.clone(), number))
+            .collect()
+    }
+
     fn pod_in(&self, netns: Netns, world: &World, shape: Shape, number: u32) -> Pod {
-        let uid = format!("9f1c2d3e-0000-4000-8000-{number:012}");
         let netns = net::wire(netns, world, &shape, number);
+        self.pod_of(netns, shape, number)
+    }
+
+    fn pod_of(&self, netns: Netns, shape: Shape, number: u32) -> Pod {
+        let uid = format!("9f1c2d3e-0000-4000-8000-{number:012}");
         let mut annotations = BTreeMap::new();
         annotations.insert("shunt-cni.io/intercept".to_owned(), "true".to_owned());
         Pod {
@@ -165,25 +183,35 @@ impl Node {
         config
     }
 
-    /// A verb for one attachment of a pod.
-    pub fn call(&self, verb: &str, pod: &Pod, interface: &str) -> Answer {
+    /// A verb for one attachment of a pod, to be called later.
+    pub fn prepared(&self, verb: &str, pod: &Pod, interface: &str) -> Call {
         let mut call = Call::new(verb, &self.config(pod, true));
         call.plugin.clone_from(&self.plugin.borrow());
         call.environment.extend(pod.environment(interface).map(|(name, value)| (name.to_owned(), value)));
-        let answer = call.run();
+        call
+    }
+
+    /// A verb for one attachment of a pod.
+    pub fn call(&self, verb: &str, pod: &Pod, interface: &str) -> Answer {
+        let answer = self.prepared(verb, pod, interface).run();
         if answer.code != 0 {
             eprint_log(&self.scratch.dir().join("shunt.log"));
         }
         answer
     }
 
-    /// A verb that is about no pod: STATUS, GC, VERSION.
-    pub fn call_bare(&self, verb: &str, change: impl FnOnce(&mut Value)) -> Answer {
+    /// A verb that is about no pod, to be called later.
+    pub fn bare(&self, verb: &str, change: impl FnOnce(&mut Value)) -> Call {
         let mut config = self.entry.borrow().clone();
         config["cniVersion"] = json!("1.1.0");
         config["name"] = json!("scratch");
         change(&mut config);
-        Call::new(verb, &config).run()
+        Call::new(verb, &config)
+    }
+
+    /// A verb that is about no pod: STATUS, GC, VERSION.
+    pub fn call_bare(&self, verb: &str, change: impl FnOnce(&mut Value)) -> Answer {
+        self.bare(verb, change).run()
     }
 
     /// What this node can do, found out and kept for `backend: auto`. On a busy machine a probe may not come to its end in time,

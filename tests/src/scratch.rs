@@ -119,6 +119,18 @@ fn remove(dir: &Path) {
     let _gone = fs::remove_dir_all(dir);
 }
 
+/// What lies about of this process's own: directories, pins, cgroups.
+pub fn own() -> Vec<PathBuf> {
+    let pid = std::process::id();
+    let prefix = format!("{PREFIX}{pid}_{}-", start_time(pid).unwrap_or(0));
+    let places = [Some(std::env::temp_dir()), Some(BPF_ROOT.into()), crate::cgroup::mount_point()];
+    let entries = places.into_iter().flatten().filter_map(|place| fs::read_dir(place).ok()).flatten();
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    paths
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)))
+        .collect()
+}
+
 /// Runs something on a thread whose mounts nobody else sees.
 pub fn with_own_mounts<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
@@ -141,6 +153,7 @@ mod tests {
     fn own_things_are_kept_and_those_of_the_dead_are_not() {
         let own = Scratch::new();
         assert!(!owner_is_gone(own.name()), "{}", own.name());
+        assert!(super::own().contains(&own.dir().to_owned()), "{:?}", super::own());
         assert!(owner_is_gone("shunt-t-1_999999999999-0"));
         assert!(owner_is_gone("shunt-t-4194304_5-7"));
         assert!(!owner_is_gone("somebody-else"));

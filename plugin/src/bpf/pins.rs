@@ -96,8 +96,10 @@ impl Layout {
 
     /// True if an attachment other than `name` is in the namespace with this cookie.
     pub fn shared(&self, name: &str, cookie: u64) -> Outcome<bool> {
+        // One look each: a node has a thousand of them, and every DEL asks.
         for other in self.attachments()? {
-            if other != name && self.cookies(&other)?.contains(&cookie) {
+            let pins = self.pod(&other, cookie);
+            if other != name && pins.try_exists().tried(|| format!("look for {}", pins.display()))? {
                 return Ok(true);
             }
         }
@@ -130,5 +132,24 @@ pub fn remove_tree(directory: &Path) -> Outcome<()> {
             Err(error).tried(|| format!("remove pins {}", directory.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_shared_by_two_attachments_that_have_pins_for_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let layout = Layout::new(directory.path(), "0123456789abcdef");
+        assert!(!layout.shared("one", 7).expect("nothing is there"));
+        for (name, cookie) in [("one", 7), ("other", 7), ("third", 8)] {
+            fs::create_dir_all(layout.pod(name, cookie)).expect("a directory");
+        }
+        assert!(layout.shared("one", 7).expect("it can be looked at"));
+        assert!(!layout.shared("third", 8).expect("it can be looked at"));
+        fs::remove_dir(layout.pod("other", 7)).expect("it is there");
+        assert!(!layout.shared("one", 7).expect("its directory alone says nothing"));
     }
 }

@@ -1,0 +1,125 @@
+//! What pins hold in the kernel: maps, programs and links, and the memory the kernel says they take.
+//!
+//! The figure is `memlock` of `/proc/PID/fdinfo`. Of a map it is what the map's kind says of itself, since 6.4 by the entries that are there
+//! and before by those there could be; of a program it is the pages of its instructions, without what was compiled from them, and of
+//! a link there is none. What is left out shows in [`Meminfo`] only, beside whatever else the machine did.
+
+#![expect(unsafe_code, reason = "a file descriptor the kernel has just given away")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::Path;
+
+use crate::kernel::{bpf, open};
+
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
+const MAP_GET_FD_BY_ID: libc::c_int = 14;
+
+/// What is below a directory of pins; bytes by the kernel's id.
+#[derive(Debug, Clone, Default)]
+pub struct Held {
+    maps: BTreeMap<u32, u64>,
+    programs: BTreeMap<u32, u64>,
+    links: BTreeMap<u32, u32>,
+}
+
+impl Held {
+    /// Of every pin below, and of the programs of pinned links.
+    pub fn below(directory: &Path) -> Self {
+        let mut held = Self::default();
+        held.walk(directory);
+        for program in held.links.values() {
+            let fd = by_id(PROG_GET_FD_BY_ID, *program).expect("a link holds its program");
+            held.programs.insert(*program, field(&about(&fd), "memlock"));
+        }
+        held
+    }
+
+    fn walk(&mut self, directory: &Path) {
+        for entry in fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
+            let path = entry.path();
+            if path.is_dir() {
+                self.walk(&path);
+                continue;
+            }
+            let fd = open(&path).unwrap_or_else(|| panic!("{} can be opened", path.display()));
+            let about = about(&fd);
+            let id = |name| u32::try_from(field(&about, name)).expect("an id");
+            if about.contains("link_id:") {
+                self.links.insert(id("link_id"), id("prog_id"));
+            } else if about.contains("map_id:") {
+                self.maps.insert(id("map_id"), field(&about, "memlock"));
+            } else {
+                self.programs.insert(id("prog_id"), field(&about, "memlock"));
+            }
+        }
+    }
+
+    /// Bytes of its maps.
+    pub fn map_bytes(&self) -> u64 {
+        self.maps.values().sum()
+    }
+
+    /// Bytes of its programs.
+    pub fn program_bytes(&self) -> u64 {
+        self.programs.values().sum()
+    }
+
+    /// How many programs there are.
+    pub fn programs(&self) -> usize {
+        self.programs.len()
+    }
+
+    /// How many links there are.
+    pub fn links(&self) -> usize {
+        self.links.len()
+    }
+
+    /// How many of its maps and programs the kernel still has.
+    pub fn alive(&self) -> usize {
+        let programs = self.programs.keys().filter(|id| by_id(PROG_GET_FD_BY_ID, **id).is_some());
+        programs.count() + self.maps.keys().filter(|id| by_id(MAP_GET_FD_BY_ID, **id).is_some()).count()
+    }
+}
+
+fn by_id(command: libc::c_int, id: u32) -> Option<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        id: u32,
+        next: u32,
+        flags: u32,
+    }
+    let fd = bpf(command, &mut Attr { id, next: 0, flags: 0 })?;
+    // SAFETY: fresh, and nobody else's.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn about(fd: &OwnedFd) -> String {
+    fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).expect("an open file")
+}
+
+fn field(about: &str, name: &str) -> u64 {
+    let value = about.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in:\n{about}"))
+}
+
+/// KiB of the whole machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Meminfo {
+    /// Objects of the kernel.
+    pub slab: u64,
+    /// What each CPU has of its own.
+    pub percpu: u64,
+    /// What is mapped page by page, compiled programs among it.
+    pub vmalloc: u64,
+}
+
+impl Meminfo {
+    /// Now.
+    pub fn now() -> Self {
+        let text = fs::read_to_string("/proc/meminfo").expect("every kernel has it");
+        let kib = |name| field(&text.replace(" kB", ""), name);
+        Self { slab: kib("Slab"), percpu: kib("Percpu"), vmalloc: kib("VmallocUsed") }
+    }
+}
