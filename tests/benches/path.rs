@@ -13,7 +13,8 @@
 
 #[path = "path/measures.rs"]
 mod measures;
-#[expect(dead_code, reason = "another bench uses the rest")]
+#[path = "path/programs.rs"]
+mod programs;
 #[path = "path/subjects.rs"]
 mod subjects;
 
@@ -50,6 +51,8 @@ fn main() {
             measure(&mut figures, &mut subjects, setting, &VARIED, pace);
         }
     }
+    let ours = subjects.iter_mut().find(|subject| subject.means == Means::Ebpf).expect("one of them");
+    programs::measure(&mut figures, ours, pace.rounds, pace.ms);
     drop(subjects);
     dns(&mut figures, pace);
     figures.done();

@@ -15,6 +15,7 @@ use crate::kernel::{bpf, open};
 
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const MAP_GET_FD_BY_ID: libc::c_int = 14;
+const ENABLE_STATS: libc::c_int = 32;
 
 /// What is below a directory of pins; bytes by the kernel's id.
 #[derive(Debug, Clone, Default)]
@@ -81,6 +82,59 @@ impl Held {
         let programs = self.programs.keys().filter(|id| by_id(PROG_GET_FD_BY_ID, **id).is_some());
         programs.count() + self.maps.keys().filter(|id| by_id(MAP_GET_FD_BY_ID, **id).is_some()).count()
     }
+}
+
+/// How often a program has run, and how long in all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// How often.
+    pub count: u64,
+    /// Nanoseconds.
+    pub nanoseconds: u64,
+}
+
+/// While this lives the kernel counts what each program takes; since 5.8.
+#[derive(Debug)]
+pub struct Counting(#[expect(dead_code, reason = "closing it ends the counting")] OwnedFd);
+
+impl Counting {
+    /// From here on.
+    pub fn start() -> Self {
+        #[repr(C)]
+        struct Attr {
+            kind: u32,
+        }
+        // Its one kind so far: run time.
+        let fd = bpf(ENABLE_STATS, &mut Attr { kind: 0 }).expect("BPF_ENABLE_STATS, since Linux 5.8");
+        // SAFETY: fresh, and nobody else's.
+        Self(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+/// What each program below a directory of pins has run so far, by the name of its pin.
+pub fn runs(directory: &Path) -> BTreeMap<String, Runs> {
+    let mut found = BTreeMap::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for path in
+            fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path())
+        {
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
+            let about_pin = about(&open(&path).unwrap_or_else(|| panic!("{} can be opened", path.display())));
+            if about_pin.contains("map_id:") {
+                continue;
+            }
+            let program = u32::try_from(field(&about_pin, "prog_id")).expect("an id");
+            let about = about(&by_id(PROG_GET_FD_BY_ID, program).expect("a pin holds it"));
+            let runs = Runs { count: field(&about, "run_cnt"), nanoseconds: field(&about, "run_time_ns") };
+            found.insert(name, runs);
+        }
+    }
+    found
 }
 
 fn by_id(command: libc::c_int, id: u32) -> Option<OwnedFd> {
