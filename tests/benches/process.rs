@@ -47,7 +47,7 @@ fn main() {
     node.add(&neighbour);
     let calls = Calls::new(&node, &pod, &world);
     let mut memory = Vec::new();
-    steady(&mut figures, &calls, &mut memory, depth.rounds(30, 200));
+    steady(&mut figures, &calls, &mut memory, depth.rounds(30, 120));
     start(&mut figures, &calls, depth.rounds(15, 100));
     syscalls::count(&mut figures, &calls, EBPF, "");
     node.del(&pod);

@@ -10,14 +10,13 @@ use crate::goals::Outcome;
 /// All of it.
 pub(crate) fn page(all: &[Figures], outcomes: &[Outcome]) -> String {
     let mut page = String::from("# Figures\n\n");
-    let machine = all.iter().map(|figures| figures.machine.to_string()).next().unwrap_or_default();
-    let _infallible = writeln!(
-        page,
-        "{machine}.\n\nSubjects take turns; a ratio is the median of the ratios of each round, with the tenth below and above.\n"
+    page.push_str(
+        "Subjects take turns; a ratio is the median of the ratios of each round, with the tenth below and above.\n\n",
     );
     page.push_str(&goals(outcomes));
     for figures in all {
-        let _infallible = writeln!(page, "\n## {}: {}\n", figures.bench, figures.title);
+        let Figures { bench, title, machine, .. } = figures;
+        let _infallible = writeln!(page, "\n## {bench}: {title}\n\n{machine}.\n");
         for group in &figures.groups {
             page.push_str(&group_table(group));
         }

@@ -50,7 +50,7 @@ JOBS = {
 }
 QUICK = ["kernel"]
 # Where eBPF cannot: suites that need it are not run.
-WITHOUT_EBPF = ["kernel", "cases", "netns-iptables", "iptables"]
+WITHOUT_EBPF = ["kernel", "cases", "iptables"]
 # Rows of `cases` that a kernel cannot play: Debian has built 5.10 without MPTCP.
 CASES_WITHOUT = {"5.10": "multipath"}
 # The oldest kernel the eBPF backend is promised for.

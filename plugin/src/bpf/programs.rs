@@ -73,13 +73,17 @@ fn uncovered(layout: &Layout, cgroups: &Cgroups, pods: &Path) -> Outcome<Vec<(&'
 
 /// Cgroup id of a pinned link; 0 if the cgroup is gone, `None` if there is no such pin.
 pub fn attached_to(pin: &Path) -> Outcome<Option<u64>> {
+    Ok(link(pin)?.map(|info| info.cgroup()))
+}
+
+/// What the kernel says of a pinned link; `None` if there is no such pin.
+pub(super) fn link(pin: &Path) -> Outcome<Option<sys::LinkInfo>> {
     let link = match sys::open(pin) {
         Ok(link) => link,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).tried(|| format!("open pinned link {}", pin.display())),
     };
-    let info = sys::link_info(sys::fd(&link)).tried(|| format!("ask link {}", pin.display()))?;
-    Ok(Some(info.cgroup()))
+    sys::link_info(sys::fd(&link)).tried(|| format!("ask link {}", pin.display())).map(Some)
 }
 
 /// Attaches what does not cover `pods`. Programs that run on another branch of the hierarchy move to its root, which covers
