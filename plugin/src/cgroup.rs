@@ -9,8 +9,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use crate::fault::{Fault, Outcome, Tried as _};
+
+/// Where systemd mounts it: alone, and beside v1.
+const USUAL: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
 /// A mounted cgroup2 hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,11 +32,10 @@ pub struct PodCgroup {
 }
 
 impl Cgroups {
-    /// Finds the mount in the process's mount table. A host without one gets a mount of ours under `state_dir`.
+    /// Finds the mount there is. A host without one gets a mount of ours under `state_dir`.
     pub fn find(state_dir: &Path) -> Outcome<Self> {
-        let table = fs::read_to_string("/proc/self/mountinfo").tried(|| "read /proc/self/mountinfo")?;
-        if let Some(root) = mounted(&table) {
-            return Ok(Self { root });
+        if let Some(found) = Self::mounted()? {
+            return Ok(found);
         }
         let root = state_dir.join("cgroup2");
         crate::bpf::programs::make_directory(&root)?;
@@ -49,6 +52,10 @@ impl Cgroups {
 
     /// The mount there is, if there is one; nothing is mounted.
     pub fn mounted() -> Outcome<Option<Self>> {
+        // Where it is on nearly every host. The table has several lines for each pod, and each ADD would have it written twice.
+        if let Some(root) = USUAL.iter().map(Path::new).find(|place| is_cgroup2(place)) {
+            return Ok(Some(Self { root: root.to_owned() }));
+        }
         let table = fs::read_to_string("/proc/self/mountinfo").tried(|| "read /proc/self/mountinfo")?;
         Ok(mounted(&table).map(|root| Self { root }))
     }
@@ -130,16 +137,21 @@ impl Cgroups {
 /// The cgroup2 mount to use, from `/proc/self/mountinfo`: the first one listed that is not hidden by a later mount on the same
 /// place. Octal escapes are undone.
 fn mounted(table: &str) -> Option<PathBuf> {
-    let mut mounts: Vec<(String, bool)> = Vec::new();
+    // Those that can be the answer, and no others: a node has thousands of mounts.
+    let mut found: Vec<&str> = Vec::new();
     for line in table.lines() {
         let (before, after) = line.split_once(" - ")?;
         let place = before.split(' ').nth(4)?;
-        let is_cgroup2 = after.split(' ').next() == Some("cgroup2");
-        mounts.retain(|(other, _)| other != place);
-        mounts.push((place.to_owned(), is_cgroup2));
+        found.retain(|other| *other != place);
+        if after.split(' ').next() == Some("cgroup2") {
+            found.push(place);
+        }
     }
-    let (place, _) = mounts.into_iter().find(|(_, is_cgroup2)| *is_cgroup2)?;
-    Some(PathBuf::from(unescaped(&place)))
+    found.first().map(|place| PathBuf::from(unescaped(place)))
+}
+
+fn is_cgroup2(place: &Path) -> bool {
+    statfs(place).is_ok_and(|status| status.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
 fn unescaped(text: &str) -> String {
