@@ -32,7 +32,7 @@ pub(crate) fn all(all: &[Figures]) -> Vec<Plot> {
         let groups: Vec<&Group> = figures
             .groups
             .iter()
-            .filter(|group| matches!(group.figure.as_str(), "" | "p50") && group.subjects.len() > 1)
+            .filter(|group| matches!(group.figure.as_str(), "" | "p50") && compares(group))
             .collect();
         for (number, part) in groups.chunks(MOST).enumerate() {
             let name =
@@ -48,6 +48,23 @@ pub(crate) fn all(all: &[Figures]) -> Vec<Plot> {
         }
     }
     plots
+}
+
+/// Whether there is a ratio to be drawn besides that of the base to itself.
+fn compares(group: &Group) -> bool {
+    let ratios = group.subjects.iter().filter_map(|subject| group.ratio(&subject.name, &group.base));
+    ratios.count() > 1
+}
+
+/// Names of a page in the order in which they come: a subject has one colour on it.
+fn names<'a>(groups: &[&'a Group]) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for subject in groups.iter().flat_map(|group| &group.subjects) {
+        if !names.contains(&subject.name.as_str()) {
+            names.push(&subject.name);
+        }
+    }
+    names
 }
 
 fn pixels(number: i32) -> u32 {
@@ -73,9 +90,10 @@ fn bars(figures: &Figures, groups: &[&Group]) -> Result<String, Box<dyn Error>> 
             (left, 30),
             ("sans-serif", 10).into_font().color(&BLACK.mix(0.6)),
         ))?;
+        let names = names(groups);
         let mut y = 52;
         for group in groups {
-            y = bars_of(&area, group, y)?;
+            y = bars_of(&area, group, &names, y)?;
         }
         area.present()?;
     }
@@ -85,6 +103,7 @@ fn bars(figures: &Figures, groups: &[&Group]) -> Result<String, Box<dyn Error>> 
 fn bars_of(
     area: &DrawingArea<SVGBackend<'_>, Shift>,
     group: &Group,
+    names: &[&str],
     mut y: i32,
 ) -> Result<i32, Box<dyn Error>> {
     let left = i32::try_from(MARGIN)?;
@@ -106,9 +125,10 @@ fn bars_of(
         let width = (f64::from(LONGEST) * ratio / longest) as i32;
         NAMES + width
     };
-    for (number, (name, ratio, value)) in ratios.iter().enumerate() {
+    for (name, ratio, value) in &ratios {
         let small = ("sans-serif", 11);
         area.draw(&Text::new((*name).to_owned(), (left, y + 1), small))?;
+        let number = names.iter().position(|other| other == name).unwrap_or_default();
         let color = Palette99::pick(number).mix(0.75);
         area.draw(&Rectangle::new([(NAMES, y), (at(ratio.median), y + BAR)], color.filled()))?;
         let middle = y + BAR / 2;
