@@ -150,7 +150,8 @@ fn mounted(table: &str) -> Option<PathBuf> {
     found.first().map(|place| PathBuf::from(unescaped(place)))
 }
 
-fn is_cgroup2(place: &Path) -> bool {
+/// Whether a cgroup2 hierarchy is mounted there, or this is a cgroup of one.
+pub(crate) fn is_cgroup2(place: &Path) -> bool {
     statfs(place).is_ok_and(|status| status.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 

@@ -18,9 +18,9 @@ use std::path::Path;
 
 use shunt_abi::names;
 
-use super::ask::{Hooked, hooked, program_id};
+use super::ask::program_id;
 use super::pins::Layout;
-use super::programs::{attach_type, attached_to};
+use super::programs::attach_type;
 use super::sys;
 use crate::cgroup::Cgroups;
 use crate::fault::{Fault, Outcome, Tried as _};
@@ -46,7 +46,7 @@ pub(super) fn barrier(cgroups: &Cgroups, cgroup: &Path, name: &str) -> Outcome<O
             return Ok(None);
         }
         let how = if attached.flags & ALLOW_OVERRIDE == 0 { "flags 0" } else { "BPF_F_ALLOW_OVERRIDE" };
-        let program = called(&Hooked { id: *id, name: sys::program_name(*id).unwrap_or_default() });
+        let program = called(*id);
         return Ok(Some(Fault::new(
             format!("attach {name} to cgroup {}", cgroup.display()),
             format!(
@@ -84,44 +84,7 @@ pub fn earlier(
     pod: Option<&Path>,
     all_pods: &Path,
 ) -> Outcome<Vec<String>> {
-    if nobody_before(layout, cgroups, pod.unwrap_or(all_pods))? {
-        return Ok(Vec::new());
-    }
-    let mut ours = Vec::new();
-    for version in Layout::all(bpf_dir)? {
-        for name in STEERING {
-            ours.extend(program_id(&version.program(name))?);
-        }
-    }
-    let mut found: Vec<String> = Vec::new();
     let lowest = pod.unwrap_or(all_pods);
-    for name in STEERING {
-        let own = attached_to(&layout.link(name))?;
-        for place in lowest.ancestors().take_while(|place| place.starts_with(cgroups.root())) {
-            let is_own = own.is_some() && own == cgroup_id(place);
-            let there: Vec<Hooked> = match hooked(place, name) {
-                Err(fault) if fault.errno() == Some(libc::ENOENT) => Vec::new(),
-                asked => asked?,
-            };
-            let before = there.iter().take_while(|one| !(is_own && ours.contains(&one.id)));
-            for other in before.filter(|one| !ours.contains(&one.id)) {
-                let other = format!("{} on {}", called(other), place.display());
-                if !found.contains(&other) {
-                    found.push(other);
-                }
-            }
-            // What is above runs after ours.
-            if is_own {
-                break;
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Whether ours are the first that run, as on nearly every node: asked in each ADD, so with as few calls as it takes. `false` also where
-/// a closer look is needed, as among several versions of ours.
-fn nobody_before(layout: &Layout, cgroups: &Cgroups, lowest: &Path) -> Outcome<bool> {
     let mut places = Vec::new();
     for place in lowest.ancestors().take_while(|place| place.starts_with(cgroups.root())) {
         match File::open(place) {
@@ -133,28 +96,48 @@ fn nobody_before(layout: &Layout, cgroups: &Cgroups, lowest: &Path) -> Outcome<b
             }
         }
     }
+    // Where ours is not the first that runs. On nearly every node there is none, and every ADD asks.
+    let mut unclear = Vec::new();
     for name in STEERING {
         let own = super::programs::link(&layout.link(name))?;
         for (place, id, directory) in &places {
-            let ids = sys::programs_on(directory.as_fd(), attach_type(name))
+            let there = sys::programs_on(directory.as_fd(), attach_type(name))
                 .tried(|| format!("ask which programs are attached to cgroup {}", place.display()))?
                 .ids;
             let own = own.filter(|own| own.cgroup() == *id);
-            match (ids.first(), own) {
-                (Some(first), Some(own)) if *first == own.program => break,
-                (None, _) => {}
-                _ => return Ok(false),
+            if !there.is_empty() && there.first() != own.map(|own| own.program).as_ref() {
+                unclear.push((*place, own.is_some(), there));
+            }
+            // What is above runs after ours.
+            if own.is_some() {
+                break;
             }
         }
     }
-    Ok(true)
-}
-
-fn cgroup_id(place: &Path) -> Option<u64> {
-    File::open(place).ok().and_then(|directory| super::programs::cgroup_id(&directory).ok())
+    if unclear.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut ours = Vec::new();
+    for version in Layout::all(bpf_dir)? {
+        for name in STEERING {
+            ours.extend(program_id(&version.program(name))?);
+        }
+    }
+    let mut found: Vec<String> = Vec::new();
+    for (place, is_own, there) in unclear {
+        let before = there.iter().take_while(|id| !(is_own && ours.contains(id)));
+        for other in before.filter(|id| !ours.contains(id)) {
+            let other = format!("{} on {}", called(*other), place.display());
+            if !found.contains(&other) {
+                found.push(other);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// A program as people look it up: its name and its id.
-fn called(program: &Hooked) -> String {
-    format!("{:?} (id {})", program.name, program.id)
+fn called(id: u32) -> String {
+    // One that is gone by now has no name.
+    format!("{:?} (id {id})", sys::program_name(id).unwrap_or_default())
 }

@@ -20,13 +20,13 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
 use nix::mount::{MntFlags, umount2};
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use serde::{Deserialize, Serialize};
 
 use super::retire;
 use crate::backend::Places;
 use crate::bpf::pins::{Layout, children};
 use crate::bpf::programs::{discard_half_loaded, discard_if_unused};
+use crate::cgroup::is_cgroup2;
 use crate::error::{Error, Failed as _, Kind};
 use crate::fault::{Outcome, Tried as _};
 use crate::lock::Lock;
@@ -201,7 +201,7 @@ fn unmount(directory: &Path, problems: &mut Vec<String>) -> Outcome<()> {
     if !directory.symlink_metadata().is_ok_and(|found| found.is_dir()) {
         return gone(directory);
     }
-    if statfs(directory).is_ok_and(|status| status.filesystem_type() == CGROUP2_SUPER_MAGIC) {
+    if is_cgroup2(directory) {
         umount2(directory, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
             .tried(|| format!("unmount {}", directory.display()))?;
     }
