@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
-use std::mem::MaybeUninit;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::process::ExitCode;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, recvfrom, sendto};
 use shunt_tests::ask::plain;
 use shunt_tests::load::{HELLO, Kind, Ports, greeting, understand};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -108,19 +108,10 @@ fn bound(kind: Type, at: SocketAddr) -> Socket {
 }
 
 fn give_back(socket: &Socket) {
-    let mut room = [MaybeUninit::uninit(); 512];
-    let Ok((length, from)) = socket.recv_from(&mut room) else { return };
-    let bytes: Vec<u8> = room
-        .iter()
-        .take(length)
-        .map(|byte| {
-            // SAFETY: the kernel has written this many of them.
-            #[expect(unsafe_code, reason = "socket2 reads into room that nobody has written yet")]
-            let byte = unsafe { byte.assume_init() };
-            byte
-        })
-        .collect();
-    let _told = socket.send_to(&bytes, &from);
+    let mut room = [0; 512];
+    let Ok((length, Some(from))) = recvfrom::<SockaddrStorage>(socket.as_raw_fd(), &mut room) else { return };
+    let message = room.get(..length).unwrap_or_default();
+    let _told = sendto(socket.as_raw_fd(), message, &from, MsgFlags::empty());
 }
 
 /// Takes what has come; false when the connection is over.

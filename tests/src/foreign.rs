@@ -1,15 +1,14 @@
 //! Programs of others: a few instructions, loaded and attached by bpf(2) itself as other agents do it.
 
-#![expect(unsafe_code, reason = "bpf(2) has no safe wrapper, and the plugin's own is part of what is tested")]
-
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
+use crate::kernel::{address, bpf, keys, owned};
+
 const MAP_CREATE: libc::c_int = 0;
-const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
 const PROG_DETACH: libc::c_int = 9;
@@ -189,8 +188,8 @@ fn originals() -> OwnedFd {
     }
     const LRU_HASH: u32 = 9;
     let value = u32::from(ORIGINAL.unsigned_abs());
-    let attr = Attr { kind: LRU_HASH, key: 8, value, entries: 65_536, flags: 0 };
-    owned(bpf(MAP_CREATE, &attr).expect("root may make maps"))
+    let mut attr = Attr { kind: LRU_HASH, key: 8, value, entries: 65_536, flags: 0 };
+    owned(bpf(MAP_CREATE, &mut attr).expect("root may make maps"))
 }
 
 fn code(does: Does, hook: Hook, map: Option<&OwnedFd>) -> Vec<Instruction> {
@@ -212,21 +211,6 @@ fn code(does: Does, hook: Hook, map: Option<&OwnedFd>) -> Vec<Instruction> {
     }
     code.extend([set(0, i32::from(!matches!(does, Does::Deny))), EXIT]);
     code
-}
-
-/// `bpf(2)`, with the beginning of `union bpf_attr`; the kernel takes the rest as zero.
-fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
-    // SAFETY: a live value of the size given; what it points to outlives the call in the callers below.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    libc::c_int::try_from(result).map_err(io::Error::other)
-}
-
-fn owned(fd: libc::c_int) -> OwnedFd {
-    // SAFETY: fresh, and nobody else's.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// A loaded program.
@@ -260,8 +244,8 @@ impl Program {
         let mut attr = Attr {
             kind: CGROUP_SOCK_ADDR,
             count: u32::try_from(code.len()).expect("a short program"),
-            code: code.as_ptr().addr() as u64,
-            licence: c"GPL".as_ptr().addr() as u64,
+            code: address(code.as_ptr()),
+            licence: address(c"GPL".as_ptr()),
             log_level: 0,
             log_size: 0,
             log: 0,
@@ -274,28 +258,13 @@ impl Program {
         for (to, from) in attr.name.iter_mut().take(15).zip(name.bytes()) {
             *to = from;
         }
-        let fd = bpf(PROG_LOAD, &attr).unwrap_or_else(|error| panic!("load {name}: {error}"));
+        let fd = bpf(PROG_LOAD, &mut attr).unwrap_or_else(|error| panic!("load {name}: {error}"));
         Self { fd: owned(fd), hook, map }
     }
 
     /// Whether its map has kept anything.
     pub fn has_kept(&self) -> bool {
-        #[repr(C)]
-        struct Attr {
-            map: u32,
-            padding: u32,
-            key: u64,
-            next: u64,
-        }
-        let Some(map) = &self.map else { return false };
-        let mut next = [0_u8; 8];
-        let attr = Attr {
-            map: map.as_raw_fd().unsigned_abs(),
-            padding: 0,
-            key: 0,
-            next: next.as_mut_ptr().expose_provenance() as u64,
-        };
-        bpf(MAP_GET_NEXT_KEY, &attr).is_ok()
+        self.map.as_ref().is_some_and(|map| keys(map, 8).is_ok_and(|keys| !keys.is_empty()))
     }
 
     /// Attaches it by a link, as agents of today do; it is attached for as long as the link is held.
@@ -308,9 +277,9 @@ impl Program {
             flags: u32,
         }
         let target = File::open(cgroup)?;
-        let attr =
+        let mut attr =
             Attr { program: self.fd.as_raw_fd(), target: target.as_raw_fd(), kind: self.hook as u32, flags };
-        bpf(LINK_CREATE, &attr).map(owned)
+        bpf(LINK_CREATE, &mut attr).map(owned)
     }
 
     /// Attaches it as agents did before there were links; it stays until it is detached or the cgroup goes.
@@ -324,23 +293,12 @@ impl Program {
     }
 
     fn call(&self, command: libc::c_int, cgroup: &Path, flags: u32) -> io::Result<()> {
-        #[repr(C)]
-        struct Attr {
-            target: i32,
-            program: i32,
-            kind: u32,
-            flags: u32,
-        }
-        let target = File::open(cgroup)?;
-        let attr =
-            Attr { target: target.as_raw_fd(), program: self.fd.as_raw_fd(), kind: self.hook as u32, flags };
-        bpf(command, &attr).map(drop)
+        on_cgroup(command, cgroup, self.fd.as_raw_fd(), self.hook, flags)
     }
 }
 
-/// Takes whatever is attached to a cgroup itself for a hook away, by naming no program: what an agent does that thinks it owns
-/// the cgroup.
-pub fn detach_any(cgroup: &Path, hook: Hook) -> io::Result<()> {
+/// Attaches or detaches as was done before there were links; program 0 is none.
+fn on_cgroup(command: libc::c_int, cgroup: &Path, program: i32, hook: Hook, flags: u32) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
         target: i32,
@@ -349,7 +307,14 @@ pub fn detach_any(cgroup: &Path, hook: Hook) -> io::Result<()> {
         flags: u32,
     }
     let target = File::open(cgroup)?;
-    bpf(PROG_DETACH, &Attr { target: target.as_raw_fd(), program: 0, kind: hook as u32, flags: 0 }).map(drop)
+    let mut attr = Attr { target: target.as_raw_fd(), program, kind: hook as u32, flags };
+    bpf(command, &mut attr).map(drop)
+}
+
+/// Takes whatever is attached to a cgroup itself for a hook away, by naming no program: what an agent does that thinks it owns
+/// the cgroup.
+pub fn detach_any(cgroup: &Path, hook: Hook) -> io::Result<()> {
+    on_cgroup(PROG_DETACH, cgroup, 0, hook, 0)
 }
 
 /// The service's addresses and the backend a load balancer has chosen for it.

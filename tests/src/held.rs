@@ -4,14 +4,12 @@
 //! and before by those there could be; of a program it is the pages of its instructions, without what was compiled from them, and of
 //! a link there is none. What is left out shows in [`Meminfo`] only, beside whatever else the machine did.
 
-#![expect(unsafe_code, reason = "a file descriptor the kernel has just given away")]
-
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
-use crate::kernel::{bpf, open};
+use crate::kernel::{bpf, open, owned};
 
 const PROG_GET_NEXT_ID: libc::c_int = 11;
 const MAP_GET_NEXT_ID: libc::c_int = 12;
@@ -45,7 +43,7 @@ impl Held {
                 self.walk(&path);
                 continue;
             }
-            let fd = open(&path).unwrap_or_else(|| panic!("{} can be opened", path.display()));
+            let fd = open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let about = about(&fd);
             let id = |name| u32::try_from(field(&about, name)).expect("an id");
             if about.contains("link_id:") {
@@ -107,9 +105,8 @@ impl Counting {
             kind: u32,
         }
         // Its one kind so far: run time.
-        let fd = bpf(ENABLE_STATS, &mut Attr { kind: 0 }).expect("BPF_ENABLE_STATS, since Linux 5.8");
-        // SAFETY: fresh, and nobody else's.
-        Self(unsafe { OwnedFd::from_raw_fd(fd) })
+        let counting = bpf(ENABLE_STATS, &mut Attr { kind: 0 }).expect("BPF_ENABLE_STATS, since Linux 5.8");
+        Self(owned(counting))
     }
 }
 
@@ -126,7 +123,7 @@ pub fn runs(directory: &Path) -> BTreeMap<String, Runs> {
                 continue;
             }
             let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
-            let about_pin = about(&open(&path).unwrap_or_else(|| panic!("{} can be opened", path.display())));
+            let about_pin = about(&open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
             if about_pin.contains("map_id:") {
                 continue;
             }
@@ -148,7 +145,7 @@ fn exists(command: libc::c_int, id: u32) -> bool {
         flags: u32,
     }
     let mut attr = Attr { start: id.saturating_sub(1), next: 0, flags: 0 };
-    bpf(command, &mut attr).is_some() && attr.next == id
+    bpf(command, &mut attr).is_ok() && attr.next == id
 }
 
 fn by_id(command: libc::c_int, id: u32) -> Option<OwnedFd> {
@@ -158,9 +155,7 @@ fn by_id(command: libc::c_int, id: u32) -> Option<OwnedFd> {
         next: u32,
         flags: u32,
     }
-    let fd = bpf(command, &mut Attr { id, next: 0, flags: 0 })?;
-    // SAFETY: fresh, and nobody else's.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    bpf(command, &mut Attr { id, next: 0, flags: 0 }).ok().map(owned)
 }
 
 fn about(fd: &OwnedFd) -> String {

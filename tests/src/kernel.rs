@@ -4,6 +4,7 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -13,29 +14,42 @@ use shunt_abi::{ListenerKey, TrieKey, names};
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const OBJ_GET: libc::c_int = 7;
 
-/// bpf(2): what it returns, none when it fails.
-pub(crate) fn bpf<T>(command: libc::c_int, attr: &mut T) -> Option<libc::c_int> {
-    // SAFETY: a live value of the size given; what it points to outlives the call in every caller.
+/// `bpf(2)` with the part of `union bpf_attr` the command reads; the kernel takes the rest as zero.
+pub(crate) fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: a live, initialised, writable value of the size given, laid out as the command's part of bpf_attr; what it points to
+    // outlives the call in every caller.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
-    libc::c_int::try_from(result).ok().filter(|result| *result >= 0)
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    libc::c_int::try_from(result).map_err(io::Error::other)
+}
+
+/// What `bpf(2)` has made or opened.
+pub(crate) fn owned(fd: libc::c_int) -> OwnedFd {
+    // SAFETY: fresh, and nobody else's.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// An address in an attribute. The kernel follows it: exposed, so that the compiler knows somebody may.
+pub(crate) fn address<T>(value: *const T) -> u64 {
+    value.expose_provenance() as u64
 }
 
 /// What is pinned there.
-pub(crate) fn open(path: &Path) -> Option<OwnedFd> {
+pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
         path: u64,
         fd: u32,
         flags: u32,
     }
-    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
-    let fd = bpf(OBJ_GET, &mut Attr { path: path.as_ptr().addr() as u64, fd: 0, flags: 0 })?;
-    // SAFETY: fresh, and nobody else's.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    bpf(OBJ_GET, &mut Attr { path: address(path.as_ptr()), fd: 0, flags: 0 }).map(owned)
 }
 
-/// All keys of a map, as bytes.
-fn keys(map: &Path, size: usize) -> Vec<Vec<u8>> {
+/// All keys of a map, as bytes; `size` is at least that of a key.
+pub(crate) fn keys(map: &OwnedFd, size: usize) -> io::Result<Vec<Vec<u8>>> {
     #[repr(C)]
     struct Attr {
         map: u32,
@@ -43,22 +57,21 @@ fn keys(map: &Path, size: usize) -> Vec<Vec<u8>> {
         key: u64,
         next: u64,
     }
-    let Some(map) = open(map) else { return Vec::new() };
+    const MOST: usize = 100_000;
     let mut found: Vec<Vec<u8>> = Vec::new();
-    loop {
+    while found.len() < MOST {
         let mut next = vec![0_u8; size];
-        let key = found.last().map_or(0, |last| last.as_ptr().addr() as u64);
-        let fd = map.as_raw_fd().unsigned_abs();
-        if bpf(
-            MAP_GET_NEXT_KEY,
-            &mut Attr { map: fd, padding: 0, key, next: next.as_mut_ptr().addr() as u64 },
-        )
-        .is_none()
-        {
-            return found;
+        // No key asks for the first one.
+        let key = found.last().map_or(0, |last| address(last.as_ptr()));
+        let map = map.as_raw_fd().unsigned_abs();
+        let mut attr = Attr { map, padding: 0, key, next: address(next.as_mut_ptr()) };
+        match bpf(MAP_GET_NEXT_KEY, &mut attr) {
+            Ok(_) => found.push(next),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(found),
+            Err(error) => return Err(error),
         }
-        found.push(next);
     }
+    Err(io::Error::other("the map does not end"))
 }
 
 /// Every map entry under `bpf_dir` that is about the namespace with this cookie: name of the map, as often as it has one.
@@ -73,7 +86,8 @@ pub fn entries(bpf_dir: &Path, cookie: u64) -> Vec<String> {
             (names::RULES, 4 + size_of::<TrieKey>(), 4),
             (names::LISTENERS, size_of::<ListenerKey>(), 0),
         ] {
-            let all = keys(&object.path().join("maps").join(name), size);
+            let Ok(map) = open(&object.path().join("maps").join(name)) else { continue };
+            let all = keys(&map, size).expect("a map of ours");
             let ours = all.iter().filter(|key| key.get(offset..offset + 8) == Some(&cookie.to_ne_bytes()));
             found.extend(ours.map(|_| format!("map entry {name}")));
         }
@@ -95,13 +109,13 @@ pub fn forget(object: &Path, name: &str, cookie: u64) {
     let (size, offset) = if name == names::RULES { (4 + size_of::<TrieKey>(), 4) } else { (8, 0) };
     let path = object.join("maps").join(name);
     let map = open(&path).expect("a pinned map");
-    let all = keys(&path, size);
+    let all = keys(&map, size).expect("a map of ours");
     let ours: Vec<_> =
         all.iter().filter(|key| key.get(offset..offset + 8) == Some(&cookie.to_ne_bytes())).collect();
     assert!(!ours.is_empty(), "{name} has nothing to forget");
     for key in ours {
         let fd = map.as_raw_fd().unsigned_abs();
-        let attr = &mut Attr { map: fd, padding: 0, key: key.as_ptr().addr() as u64, value: 0, flags: 0 };
-        assert!(bpf(MAP_DELETE, attr).is_some(), "{name} can be changed");
+        let attr = &mut Attr { map: fd, padding: 0, key: address(key.as_ptr()), value: 0, flags: 0 };
+        assert!(bpf(MAP_DELETE, attr).is_ok(), "{name} can be changed");
     }
 }
