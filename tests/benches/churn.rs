@@ -15,7 +15,7 @@ mod subjects;
 use shunt::bpf::pins::Layout;
 use shunt_abi::names;
 use shunt_tests::ask::at;
-use shunt_tests::figures::{Figures, Group, Subject as Row};
+use shunt_tests::figures::{Figures, Group};
 use shunt_tests::hooked;
 use shunt_tests::load::{Did, Order, Ports, Sink, Way};
 use shunt_tests::need;
@@ -32,21 +32,15 @@ fn main() {
         ("connections in a minute, one destination", (|did| did.count) as fn(&Did) -> u64),
         ("failed in that minute", |did| did.failed),
     ] {
-        figures.groups.push(Group {
-            what: what.to_owned(),
-            setting: String::new(),
-            figure: String::new(),
-            unit: String::new(),
-            base: Means::Nothing.name().to_owned(),
-            subjects: found.iter().map(|(name, did)| row(name, value(did))).collect(),
-        });
+        let subjects = found.iter().map(|(name, did)| (*name, counted(value(did))));
+        figures.groups.push(Group::of([what, "", "", ""], subjects));
     }
     figures.done();
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of a minute")]
-fn row(name: &str, value: u64) -> Row {
-    Row { name: name.to_owned(), values: vec![value as f64] }
+fn counted(value: u64) -> Vec<f64> {
+    vec![value as f64]
 }
 
 fn churn(means: Means) -> Did {

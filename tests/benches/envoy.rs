@@ -31,7 +31,7 @@ mod subjects;
 
 use load::{Found, Kind};
 use scene::{Scene, Way};
-use shunt_tests::figures::{Depth, Figures, Group, Subject as Row, turns};
+use shunt_tests::figures::{Depth, Figures, Group, turns};
 use shunt_tests::need;
 use subjects::Means;
 
@@ -59,19 +59,12 @@ fn main() {
 /// A group for each figure.
 fn note(figures: &mut Figures, names: &[&str], found: &[Vec<Found>], way: Way, kind: Kind) {
     let mut add = |figure: &str, unit: &str, value: &dyn Fn(&Found) -> f64| {
-        let subjects = names
-            .iter()
-            .zip(found)
-            .map(|(name, found)| Row { name: (*name).to_owned(), values: found.iter().map(value).collect() });
-        figures.groups.push(Group {
-            what: kind.name().to_owned(),
-            setting: format!("{}, IPv4, 1 connection", way.name()),
-            figure: figure.to_owned(),
-            unit: unit.to_owned(),
-            // All that have an Envoy have what it costs; what is asked is what the way to it costs.
-            base: Means::Istio.name().to_owned(),
-            subjects: subjects.collect(),
-        });
+        let values = |found: &Vec<Found>| found.iter().map(value).collect();
+        let subjects = names.iter().zip(found).map(|(name, found)| (*name, values(found)));
+        let setting = format!("{}, IPv4, 1 connection", way.name());
+        let group = Group::of([kind.name(), &setting, figure, unit], subjects);
+        // All that have an Envoy have what it costs; what is asked is what the way to it costs.
+        figures.groups.push(group.beside(Means::Istio.name()));
     };
     for (index, figure) in ["p50", "p99", "p99.9"].into_iter().enumerate() {
         add(figure, "us", &|found| found.percentiles[index]);

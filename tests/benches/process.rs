@@ -20,6 +20,7 @@ mod run;
 mod syscalls;
 
 use serde_json::json;
+use shunt_tests::figures::names::{EBPF, IPTABLES};
 use shunt_tests::figures::turns::take;
 use shunt_tests::figures::{Depth, Figures, Group, Subject};
 use shunt_tests::net::{Shape, World};
@@ -29,8 +30,6 @@ use shunt_tests::{bin, need};
 use crate::calls::{Calls, NOTHING};
 use crate::run::Run;
 
-const EBPF: &str = "shunt, eBPF";
-const IPTABLES: &str = "shunt, iptables";
 const WARM_UP: usize = 3;
 
 fn main() {
@@ -62,14 +61,7 @@ fn main() {
 }
 
 fn group(what: &str, setting: &str, unit: &str, base: &str, subjects: Vec<Subject>) -> Group {
-    Group {
-        what: what.into(),
-        setting: setting.into(),
-        figure: String::new(),
-        unit: unit.into(),
-        base: base.into(),
-        subjects,
-    }
+    Group { subjects, ..Group::of([what, setting, "", unit], []) }.beside(base)
 }
 
 /// Turns of all; a subject for each. What an ADD takes at most of memory is kept as well.

@@ -25,6 +25,7 @@ mod site;
 use std::time::Duration;
 
 use shunt_tests::crowd::{at_once, timed};
+use shunt_tests::figures::names::{EBPF, IPTABLES};
 use shunt_tests::figures::sample::percentile;
 use shunt_tests::figures::turns::{take, take_many};
 use shunt_tests::figures::{Curve, Depth, Figures, Group};
@@ -35,8 +36,6 @@ use crate::host::until;
 use crate::memory::Memory;
 use crate::site::Site;
 
-const EBPF: &str = "shunt, eBPF";
-const IPTABLES: &str = "shunt, iptables";
 /// How many the node of the 500th pod has before it.
 const OTHERS: usize = 499;
 /// How many a runtime starts at once when a node comes back.

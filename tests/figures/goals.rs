@@ -1,5 +1,6 @@
 //! What we want to reach, as DESIGN.md has it, beside what was measured.
 
+use shunt_tests::figures::names::{EBPF, IPTABLES, NOTHING, REDIRECT};
 use shunt_tests::figures::sample::Spread;
 use shunt_tests::figures::{Figures, Group};
 
@@ -47,10 +48,6 @@ pub(crate) struct Outcome {
 
 const OUT: &str = "outbound, IPv4, 1 connection, one CPU";
 const IN: &str = "inbound, IPv4, 1 connection, one CPU";
-const REDIRECT: &str = "nft REDIRECT";
-const NOTHING: &str = "no interception";
-const EBPF: &str = "shunt, eBPF";
-const IPTABLES: &str = "shunt, iptables";
 
 const fn goal(
     words: &'static str,

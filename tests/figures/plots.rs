@@ -107,8 +107,7 @@ fn bars_of(
     mut y: i32,
 ) -> Result<i32, Box<dyn Error>> {
     let left = i32::try_from(MARGIN)?;
-    let title = [&group.what, &group.setting].into_iter().map(String::as_str).filter(|word| !word.is_empty());
-    let title = title.collect::<Vec<_>>().join("; ");
+    let title = group.title();
     area.draw(&Text::new(format!("{title} (1 = {})", group.base), (left, y), ("sans-serif", 12)))?;
     y += 17;
     let ratios: Vec<(&str, Spread, Option<Spread>)> = group

@@ -56,17 +56,8 @@ fn digits(value: f64) -> String {
 }
 
 fn group_table(group: &Group) -> String {
-    let words: Vec<&str> = [&group.what, &group.setting, &group.figure]
-        .into_iter()
-        .map(String::as_str)
-        .filter(|word| !word.is_empty())
-        .collect();
-    let mut text = format!(
-        "**{}**\n\n| | ratio to {} | {} |\n|---|---|---|\n",
-        words.join("; "),
-        group.base,
-        group.unit
-    );
+    let mut text =
+        format!("**{}**\n\n| | ratio to {} | {} |\n|---|---|---|\n", group.title(), group.base, group.unit);
     for subject in &group.subjects {
         let ratio = group.ratio(&subject.name, &group.base).map_or_else(String::new, spread);
         let value = Spread::of(&subject.values).map_or_else(String::new, |found| {

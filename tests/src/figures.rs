@@ -15,6 +15,18 @@ use serde::{Deserialize, Serialize};
 use crate::figures::machine::Machine;
 use crate::figures::sample::Spread;
 
+/// Who takes turns, by the names that the goals know.
+pub mod names {
+    /// A pod that is left alone.
+    pub const NOTHING: &str = "no interception";
+    /// Two rules.
+    pub const REDIRECT: &str = "nft REDIRECT";
+    /// Ours.
+    pub const EBPF: &str = "shunt, eBPF";
+    /// Ours, by rules.
+    pub const IPTABLES: &str = "shunt, iptables";
+}
+
 /// All that one bench found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Figures {
@@ -165,6 +177,19 @@ impl Group {
         }
     }
 
+    /// The same with another of them to compare with.
+    #[must_use]
+    pub fn beside(mut self, base: &str) -> Self {
+        base.clone_into(&mut self.base);
+        self
+    }
+
+    /// What, under which circumstances, and which figure of it, in words.
+    pub fn title(&self) -> String {
+        let words = [&self.what, &self.setting, &self.figure];
+        words.into_iter().map(String::as_str).filter(|word| !word.is_empty()).collect::<Vec<_>>().join("; ")
+    }
+
     /// The values of one subject.
     pub fn values(&self, name: &str) -> Option<&[f64]> {
         self.subjects.iter().find(|subject| subject.name == name).map(|subject| subject.values.as_slice())
@@ -180,14 +205,9 @@ impl Group {
 
     /// Its lines of text.
     pub fn text(&self) -> String {
-        let words: Vec<&str> = [&self.what, &self.setting, &self.figure]
-            .into_iter()
-            .map(String::as_str)
-            .filter(|word| !word.is_empty())
-            .collect();
         let rounds = self.subjects.iter().map(|subject| subject.values.len()).max().unwrap_or(0);
         let unit = &self.unit;
-        let mut text = format!("\n{} ({rounds} rounds; ratios to: {})\n", words.join("; "), self.base);
+        let mut text = format!("\n{} ({rounds} rounds; ratios to: {})\n", self.title(), self.base);
         text.push_str(&format!(
             "{:>7} {:>15}  {:>12} {:>25}\n",
             "ratio", "p10 .. p90", "median", "p10 .. p90"

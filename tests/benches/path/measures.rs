@@ -1,6 +1,6 @@
 //! What is measured, and under which circumstances.
 
-use shunt_tests::figures::{Figures, Group, Subject as Row, turns};
+use shunt_tests::figures::{Figures, Group, names, turns};
 use shunt_tests::load::{Did, Order};
 
 use crate::subjects::{Means, Subject};
@@ -186,14 +186,7 @@ pub(crate) fn group<'a>(
     (what, setting, figure, unit): (&str, &str, &str, &str),
     rows: impl Iterator<Item = (&'a str, Vec<f64>)>,
 ) -> Group {
-    Group {
-        what: what.to_owned(),
-        setting: setting.to_owned(),
-        figure: figure.to_owned(),
-        unit: unit.to_owned(),
-        base: Means::Nothing.name().to_owned(),
-        subjects: rows.map(|(name, values)| Row { name: name.to_owned(), values }).collect(),
-    }
+    Group::of([what, setting, figure, unit], rows).beside(names::NOTHING)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of a bench")]

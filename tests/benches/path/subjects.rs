@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use serde_json::json;
+use shunt_tests::figures::names;
 use shunt_tests::foreign::{Does, Hook, Program, linked};
 use shunt_tests::load::{Client, Did, Order, Ports, Sink, Way};
 use shunt_tests::net::{Netns, Shape, World};
@@ -38,12 +39,12 @@ impl Means {
     /// As figures have it.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Nothing => "no interception",
-            Self::Nft => "nft REDIRECT",
+            Self::Nothing => names::NOTHING,
+            Self::Nft => names::REDIRECT,
             Self::Istio => "istio-iptables",
             Self::Loopback => "rewrite to 127.0.0.1",
-            Self::Ebpf => "shunt, eBPF",
-            Self::Iptables => "shunt, iptables",
+            Self::Ebpf => names::EBPF,
+            Self::Iptables => names::IPTABLES,
         }
     }
 }

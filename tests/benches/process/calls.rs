@@ -37,9 +37,8 @@ impl<'a> Calls<'a> {
 
     /// Ours; an ADD is of a pod it has not seen, a CHECK and a DEL of one it has added.
     pub(crate) fn shunt(&self, name: &'static str, verb: &str) -> Run {
-        let run = |verb| self.plugin(name, bin::shunt(), verb, &self.node.config(self.pod, true));
-        let before = if verb == "ADD" { run("DEL") } else { run("ADD") };
-        Run { before: vec![before], ..run(verb) }
+        let run = |verb: &str| self.plugin(name, bin::shunt(), verb, &self.node.config(self.pod, true));
+        in_turn(verb, run)
     }
 
     pub(crate) fn shunt_version(&self) -> Run {
@@ -61,9 +60,8 @@ impl<'a> Calls<'a> {
             "sysctl": { "net.ipv4.conf.eth0.log_martians": "1" },
             "dataDir": self.node.directory().join("tuning"),
         });
-        let run = |verb| self.plugin("tuning", bin::tool("tuning"), verb, &self.conf(&settings));
-        let before = if verb == "ADD" { run("DEL") } else { run("ADD") };
-        Run { before: vec![before], ..run(verb) }
+        let run = |verb: &str| self.plugin("tuning", bin::tool("tuning"), verb, &self.conf(&settings));
+        in_turn(verb, run)
     }
 
     pub(crate) fn tuning_version(&self) -> Run {
@@ -88,12 +86,11 @@ impl<'a> Calls<'a> {
             "capabilities": { "portMappings": true },
             "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }] },
         });
-        let run = |verb| Run {
+        let run = |verb: &str| Run {
             netns: Some(self.world.netns().path().to_owned()),
             ..self.plugin("portmap", bin::tool("portmap"), verb, &self.conf(&settings))
         };
-        let before = if verb == "ADD" { run("DEL") } else { run("ADD") };
-        Run { before: vec![before], ..run(verb) }
+        in_turn(verb, run)
     }
 
     /// A limit each way.
@@ -110,7 +107,7 @@ impl<'a> Calls<'a> {
             .as_array_mut()
             .expect("interfaces")
             .push(json!({ "name": &outside }));
-        let run = |verb| Run {
+        let run = |verb: &str| Run {
             netns: Some(self.world.netns().path().to_owned()),
             ..self.plugin("bandwidth", bin::tool("bandwidth"), verb, &conf)
         };
@@ -141,8 +138,7 @@ impl<'a> Calls<'a> {
                 before: Vec::new(),
             }
         };
-        let before = if verb == "ADD" { run("DEL") } else { run("ADD") };
-        Run { before: vec![before], ..run(verb) }
+        in_turn(verb, run)
     }
 
     fn plugin(&self, name: &'static str, program: PathBuf, verb: &str, config: &Value) -> Run {
@@ -171,6 +167,12 @@ impl<'a> Calls<'a> {
         }
         Value::Object(config)
     }
+}
+
+/// A verb of something that can be there or not: an ADD is of what is not there, all else of what is.
+fn in_turn(verb: &str, run: impl Fn(&str) -> Run) -> Run {
+    let before = if verb == "ADD" { run("DEL") } else { run("ADD") };
+    Run { before: vec![before], ..run(verb) }
 }
 
 /// Compiles the do-nothing program, static as the plugin is.
