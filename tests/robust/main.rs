@@ -21,6 +21,7 @@ mod kill;
 mod leave;
 mod many;
 mod node;
+mod pins;
 mod probe;
 mod proof;
 mod races;

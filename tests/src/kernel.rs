@@ -96,8 +96,8 @@ pub fn entries(bpf_dir: &Path, cookie: u64) -> Vec<String> {
     found
 }
 
-/// Removes the entries of a namespace from one map of an object.
-pub fn forget(object: &Path, name: &str, cookie: u64) {
+/// Removes one entry of a map.
+fn delete(map: &OwnedFd, key: &[u8]) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
         map: u32,
@@ -107,6 +107,13 @@ pub fn forget(object: &Path, name: &str, cookie: u64) {
         flags: u64,
     }
     const MAP_DELETE: libc::c_int = 3;
+    let fd = map.as_raw_fd().unsigned_abs();
+    bpf(MAP_DELETE, &mut Attr { map: fd, padding: 0, key: address(key.as_ptr()), value: 0, flags: 0 })
+        .map(drop)
+}
+
+/// Removes the entries of a namespace from one map of an object.
+pub fn forget(object: &Path, name: &str, cookie: u64) {
     let (size, offset) = if name == names::RULES { (4 + size_of::<TrieKey>(), 4) } else { (8, 0) };
     let path = object.join("maps").join(name);
     let map = open(&path).expect("a pinned map");
@@ -115,8 +122,14 @@ pub fn forget(object: &Path, name: &str, cookie: u64) {
         all.iter().filter(|key| key.get(offset..offset + 8) == Some(&cookie.to_ne_bytes())).collect();
     assert!(!ours.is_empty(), "{name} has nothing to forget");
     for key in ours {
-        let fd = map.as_raw_fd().unsigned_abs();
-        let attr = &mut Attr { map: fd, padding: 0, key: address(key.as_ptr()), value: 0, flags: 0 };
-        assert!(bpf(MAP_DELETE, attr).is_ok(), "{name} can be changed");
+        delete(&map, key).expect("it can be changed");
+    }
+}
+
+/// Removes everything from a pinned map of programs.
+pub fn empty(pin: &Path) {
+    let map = open(pin).expect("a pinned map");
+    for place in keys(&map, 4).expect("a map of ours") {
+        delete(&map, &place).expect("it is there");
     }
 }

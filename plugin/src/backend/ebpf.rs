@@ -351,6 +351,14 @@ fn compared(
         let has = pins.has_rules().failed(Kind::Verify, || "reading the pod's rules")?;
         if has { Ok(()) } else { wrong("the kernel has no rules of the pod") }
     };
+    let pinned = || match crate::bpf::programs::damage(&layout)
+        .failed(Kind::Verify, || "looking for the object's pins")?
+    {
+        Some(gone) => wrong(&format!(
+            "{gone}: pods of object {object} may be refused all connections, and none can be added; delete them, and the next ADD loads it anew"
+        )),
+        None => Ok(()),
+    };
     let looked_up = || {
         let is = pins.lookup_attached(netns).failed(Kind::Verify, || "asking the pod's link")?;
         if is { Ok(()) } else { wrong("the pod's sk_lookup link is not on its network namespace") }
@@ -369,8 +377,8 @@ fn compared(
         }
         Ok(())
     };
-    let checks: [&dyn Fn() -> Result<(), Error>; 6] =
-        [&shared, &configured, &ruled, &looked_up, &answered, &routed];
+    let checks: [&dyn Fn() -> Result<(), Error>; 7] =
+        [&shared, &pinned, &configured, &ruled, &looked_up, &answered, &routed];
     let found = checks.into_iter().filter_map(|check| check().err());
     found.take(if all { checks.len() } else { 1 }).collect()
 }

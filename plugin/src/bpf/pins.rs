@@ -94,6 +94,17 @@ impl Layout {
         children(&self.pods())
     }
 
+    /// True if no attachment has pins.
+    pub fn is_unused(&self) -> Outcome<bool> {
+        let pods = self.pods();
+        // The first name is enough: a node has a thousand of them, and every DEL asks.
+        match fs::read_dir(&pods) {
+            Ok(mut names) => Ok(names.next().is_none()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error).tried(|| format!("list {}", pods.display())),
+        }
+    }
+
     /// True if an attachment other than `name` is in the namespace with this cookie.
     pub fn shared(&self, name: &str, cookie: u64) -> Outcome<bool> {
         // One look each: a node has a thousand of them, and every DEL asks.

@@ -219,17 +219,24 @@ impl PodPins<'_> {
     /// same namespace. Goes on after a failure and returns the first. `keep` is given what was counted before it is forgotten.
     pub fn remove(&self, keep: Keep<'_>) -> Outcome<()> {
         let mut first = Ok(());
-        // Somebody may have removed the maps' pins by hand: then there is nothing to take out of them.
-        let map = self.layout.map(names::PODS);
-        let is_there = map.try_exists().tried(|| format!("look for {}", map.display()))?;
-        if is_there && !self.layout.shared(self.name, self.cookie)? {
+        if !self.layout.shared(self.name, self.cookie)? {
             // Without its configuration a namespace is nobody's, whatever else is left of it.
-            first = first.and(self.forget_config());
-            for removed in
-                [self.forget_rules(), self.forget_counters(keep), self.forget_listeners(), self.forget_seen()]
-            {
-                // Maps of another object may be laid out otherwise. What stays in them goes when the object goes.
-                if self.layout.hash() == object::HASH {
+            let steps: [(&str, &dyn Fn() -> Outcome<()>); 5] = [
+                (names::PODS, &|| self.forget_config()),
+                (names::RULES, &|| self.forget_rules()),
+                (names::COUNTERS, &|| self.forget_counters(keep)),
+                (names::LISTENERS, &|| self.forget_listeners()),
+                (names::SEEN, &|| self.forget_seen()),
+            ];
+            for (name, forget) in steps {
+                let map = self.layout.map(name);
+                // Somebody may have removed the pin by hand: then there is nothing to take out of the map.
+                if !map.try_exists().tried(|| format!("look for {}", map.display()))? {
+                    continue;
+                }
+                let removed = forget();
+                // Maps of another object may be laid out otherwise, but for this one. What stays in them goes when the object goes.
+                if name == names::PODS || self.layout.hash() == object::HASH {
                     first = first.and(removed);
                 }
             }

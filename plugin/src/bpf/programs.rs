@@ -57,6 +57,32 @@ pub fn missing(layout: &Layout, cgroups: &Cgroups, pods: &Path) -> Outcome<Vec<&
     Ok(uncovered(layout, cgroups, pods)?.into_iter().map(|(name, _)| name).collect())
 }
 
+/// The programs of incoming connections, and the places in which the pods' own ones look for them.
+const PLACES: [(u32, &str); place::COUNT as usize] =
+    [(place::SELECT, names::SELECT), (place::TELL, names::TELL)];
+
+/// What is missing of an object that was whole when it got its name: somebody has removed a pin. In words.
+///
+/// Most of it lives on in the programs, and no ADD can use it. One thing does not: the kernel empties a map of programs when its
+/// last pin goes, and every pod of the object is closed then.
+pub fn damage(layout: &Layout) -> Outcome<Option<String>> {
+    let maps = names::MAPS.iter().map(|name| layout.map(name));
+    let programs = names::SHARED_PROGRAMS.iter().chain([&names::GETSOCKOPT]).map(|name| layout.program(name));
+    for pin in maps.chain(programs) {
+        if !pin.try_exists().tried(|| format!("look for {}", pin.display()))? {
+            return Ok(Some(format!("pin {} is gone", pin.display())));
+        }
+    }
+    let path = layout.map(names::LOOKUPS);
+    let map = sys::open(&path).tried(|| format!("open pinned map {}", path.display()))?;
+    for (place, name) in PLACES {
+        if !sys::is_filled(sys::fd(&map), place).tried(|| format!("look for {name} in {}", path.display()))? {
+            return Ok(Some(format!("program {name} is gone from the pinned map {}", path.display())));
+        }
+    }
+    Ok(None)
+}
+
 /// Shared programs that do not run for sockets made under `pods`, and whether any of them runs elsewhere.
 fn uncovered(layout: &Layout, cgroups: &Cgroups, pods: &Path) -> Outcome<Vec<(&'static str, bool)>> {
     let chain = cgroups.ids_to_root(pods)?;
@@ -251,7 +277,7 @@ fn fill(temporary: &Layout) -> Outcome<()> {
 
 /// Puts the programs of incoming connections where the pods' own ones find them.
 fn place_lookups(ebpf: &mut Ebpf) -> Outcome<()> {
-    for (place, name) in [(place::SELECT, names::SELECT), (place::TELL, names::TELL)] {
+    for (place, name) in PLACES {
         let what = || format!("load program {name}");
         let program = ebpf.program_mut(name).ok_or_else(|| Fault::new(what(), "not in the object"))?;
         let program: &mut SkLookup = program.try_into().tried(what)?;
@@ -296,13 +322,14 @@ pub(crate) fn discard_half_loaded(bpf_dir: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Removes the pins of objects other than this plugin's that serve no pod any more. Another version of the plugin may just have
+/// Removes the pins of objects that serve no pod any more and that no ADD of this plugin will use: other objects than its own, and
+/// its own with pins missing, which the next ADD then loads anew. Another version of the plugin may just have
 /// loaded one of them and not yet made its pod's place there: the object's directory is renamed first, so that it is there
 /// whole or not at all, and that ADD fails cleanly (see `PodPins::prepare`) and loads anew when it is repeated. It is put back
 /// if the place was made in between: that ADD may be through, and its pod would run bare.
 pub fn collect(bpf_dir: &Path, locks: &Lock<'_>) -> Outcome<()> {
     for layout in Layout::all(bpf_dir)? {
-        if layout.hash() != object::HASH && layout.attachments()?.is_empty() {
+        if layout.is_unused()? && (layout.hash() != object::HASH || damage(&layout)?.is_some()) {
             let _held = locks.take("load")?;
             discard_if_unused(bpf_dir, &layout)?;
         }

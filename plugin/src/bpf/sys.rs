@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicU64;
 
 use aya_obj::generated::bpf_attach_type;
 
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
@@ -297,40 +298,42 @@ pub(super) fn next_key(map: BorrowedFd<'_>, key: &TrieEntry) -> io::Result<Optio
     }
 }
 
+/// The part of `bpf_attr` that commands about one entry of a map read.
+#[repr(C)]
+struct EntryAttr {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+impl EntryAttr {
+    /// The caller keeps key and value alive over the call; 0 for a value the command does not read.
+    fn new<K: aya::Pod>(map: BorrowedFd<'_>, key: &K, value: u64) -> Self {
+        Self { map: raw(map), padding: 0, key: address(std::ptr::from_ref(key)), value, flags: 0 }
+    }
+}
+
 /// Puts a map into a place of a map of maps.
 pub(super) fn put(map: BorrowedFd<'_>, place: u32, inner: BorrowedFd<'_>) -> io::Result<()> {
-    #[repr(C)]
-    struct Attr {
-        map: u32,
-        padding: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
     let value = raw(inner);
-    let mut attr = Attr {
-        map: raw(map),
-        padding: 0,
-        key: address(std::ptr::from_ref(&place)),
-        value: address(std::ptr::from_ref(&value)),
-        flags: 0,
-    };
-    bpf(MAP_UPDATE_ELEM, &mut attr).map(drop)
+    bpf(MAP_UPDATE_ELEM, &mut EntryAttr::new(map, &place, address(std::ptr::from_ref(&value)))).map(drop)
+}
+
+/// True if there is a program or map in a place of a map of such.
+pub(super) fn is_filled(map: BorrowedFd<'_>, place: u32) -> io::Result<bool> {
+    let mut id = 0_u32;
+    match bpf(MAP_LOOKUP_ELEM, &mut EntryAttr::new(map, &place, address(std::ptr::from_mut(&mut id)))) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes an entry: by a pod's key, or by the index of a map of maps.
 pub(super) fn remove<K: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
-    #[repr(C)]
-    struct Attr {
-        map: u32,
-        padding: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
-    let mut attr =
-        Attr { map: raw(map), padding: 0, key: address(std::ptr::from_ref(key)), value: 0, flags: 0 };
-    bpf(MAP_DELETE_ELEM, &mut attr).map(drop)
+    bpf(MAP_DELETE_ELEM, &mut EntryAttr::new(map, key, 0)).map(drop)
 }
 
 /// A map's only value in this process's memory: what is stored here, programs read in the same moment, and the other way round.
