@@ -1,7 +1,9 @@
 //! `/livez`, `/readyz` and `/metrics`.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,8 +16,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use shunt_api::report::Report;
 use slog::{Logger, info, warn};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
 
 use crate::install::Counts;
 use crate::metrics::{self, Snapshot};
@@ -23,8 +26,11 @@ use crate::plugin::Plugin;
 use crate::settings::Wanted;
 use crate::state::State;
 
-/// Connections at once; more wait.
+/// Connections at once. One more waits until one of them has ended, or has been silent for [`SILENT`]: that one has to go.
 const CONNECTIONS: usize = 16;
+
+/// Who has not asked for anything in this time leaves when others wait.
+const SILENT: Duration = Duration::from_millis(200);
 
 /// How long a request may take to come.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -141,30 +147,78 @@ fn typed(code: StatusCode, kind: &'static str, text: String) -> Response<Full<By
     response
 }
 
+/// Somebody who is connected.
+#[derive(Debug)]
+struct Caller {
+    since: Instant,
+    asked: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+/// Sends one away that is too silent, if there is no room for another. Returns how long to wait for room before it is called again.
+fn make_room(callers: &mut VecDeque<Caller>, now: Instant) -> Duration {
+    callers.retain(|caller| !caller.task.is_finished());
+    // The first of them has been so for longest.
+    let silent = callers.iter().position(|caller| !caller.asked.load(Ordering::Relaxed));
+    let Some((index, caller)) = silent.and_then(|index| Some((index, callers.get(index)?))) else {
+        return PATIENCE;
+    };
+    if callers.len() < CONNECTIONS {
+        return PATIENCE;
+    }
+    let left = SILENT.saturating_sub(now.saturating_duration_since(caller.since));
+    if !left.is_zero() {
+        return left;
+    }
+    caller.task.abort();
+    callers.remove(index);
+    PATIENCE
+}
+
+/// Waits for room. Else a handful of connections that say nothing would keep the kubelet's waiting until its patience ends, and that
+/// restarts the installer.
+async fn room_for_one(room: &Arc<Semaphore>, callers: &mut VecDeque<Caller>) -> Option<OwnedSemaphorePermit> {
+    loop {
+        let wait = make_room(callers, Instant::now());
+        if let Ok(place) = tokio::time::timeout(wait, Arc::clone(room).acquire_owned()).await {
+            return place.ok();
+        }
+    }
+}
+
 /// Answers for as long as the process lives. That the port is taken is no reason not to install.
 pub async fn serve(listen: SocketAddr, shared: Arc<Shared>, log: Logger) {
     let listener = bind(listen, &log).await;
     info!(log, "answering /livez, /readyz and /metrics"; "address" => listen.to_string());
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut callers = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(AGAIN).await;
             continue;
         };
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            let service = service_fn(|request| shared.answer(request));
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            // Whoever asked is gone, or spoke no HTTP.
-            let _ended = tokio::time::timeout(PATIENCE * 6, connection).await;
-            drop(place);
-        });
+        let Some(place) = room_for_one(&room, &mut callers).await else { return };
+        let asked = Arc::new(AtomicBool::new(false));
+        let answered = answer(stream, Arc::clone(&shared), Arc::clone(&asked), place);
+        let task = tokio::spawn(answered).abort_handle();
+        callers.push_back(Caller { since: Instant::now(), asked, task });
     }
+}
+
+/// Answers one request, if it comes.
+async fn answer(stream: TcpStream, shared: Arc<Shared>, asked: Arc<AtomicBool>, place: OwnedSemaphorePermit) {
+    let service = service_fn(|request| {
+        asked.store(true, Ordering::Relaxed);
+        shared.answer(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // Whoever asked is gone, or spoke no HTTP.
+    let _ended = tokio::time::timeout(PATIENCE * 6, connection).await;
+    drop(place);
 }
 
 async fn bind(listen: SocketAddr, log: &Logger) -> TcpListener {
@@ -179,5 +233,36 @@ async fn bind(listen: SocketAddr, log: &Logger) -> TcpListener {
             Err(_) => {}
         }
         tokio::time::sleep(AGAIN).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_silent_for_too_long_makes_room() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let start = Instant::now();
+        let caller = |asked: bool| Caller {
+            since: start,
+            asked: Arc::new(AtomicBool::new(asked)),
+            task: runtime.spawn(std::future::pending::<()>()).abort_handle(),
+        };
+        let mut callers: VecDeque<Caller> = (1..CONNECTIONS).map(|n| caller(n % 3 == 0)).collect();
+        assert_eq!((make_room(&mut callers, start + PATIENCE), callers.len()), (PATIENCE, CONNECTIONS - 1));
+        callers.push_front(caller(true));
+        assert_eq!(
+            (make_room(&mut callers, start + SILENT / 4), callers.len()),
+            (SILENT / 4 * 3, CONNECTIONS)
+        );
+        assert_eq!((make_room(&mut callers, start + SILENT), callers.len()), (PATIENCE, CONNECTIONS - 1));
+        let asked: Vec<bool> = callers.iter().map(|caller| caller.asked.load(Ordering::Relaxed)).collect();
+        assert_eq!(asked[..3], [true, false, true], "the first has asked, the second was sent away");
+        for caller in &callers {
+            caller.asked.store(true, Ordering::Relaxed);
+        }
+        callers.push_back(caller(true));
+        assert_eq!((make_room(&mut callers, start + PATIENCE), callers.len()), (PATIENCE, CONNECTIONS));
     }
 }

@@ -73,6 +73,12 @@ impl Pace {
         writes.apart().saturating_sub(last).max(AFTER_FAILURE.saturating_sub(failed))
     }
 
+    /// True if `file` waits only because it was written a moment ago: not for a fight to end, nor after a failure.
+    pub fn has_just_written(&mut self, file: &str, now: Instant) -> bool {
+        let wait = self.wait(file, now);
+        !wait.is_zero() && wait <= GAP && self.failure(file).is_none()
+    }
+
     /// `file` could not be written, and why.
     pub fn failed(&mut self, file: &str, why: String, now: Instant) {
         self.files.entry(file.to_owned()).or_default().failed = Some((now, why));
@@ -144,6 +150,7 @@ mod tests {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let written = fought(&mut pace, start, Duration::from_mins(10), Duration::from_millis(50), true);
         assert_eq!(written.get(1), Some(&GAP));
+        assert!(!pace.has_just_written("a", start + Duration::from_mins(10)), "it is a fight");
         assert!(written.len() < 100, "{written:?}");
         assert!(
             written.windows(2).skip(FIGHT).all(|pair| pair[1].saturating_sub(pair[0]) >= FIRST_WAIT),
@@ -161,6 +168,10 @@ mod tests {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let written = fought(&mut pace, start, Duration::from_mins(1), Duration::from_millis(50), false);
         assert!(written.len() > 60 && written.len() < 100, "{}", written.len());
+        let (mut once, never) = (Pace::default(), Pace::default().has_just_written("a", start));
+        once.wrote("a", false, start);
+        let just = [GAP / 2, GAP].map(|after| once.has_just_written("a", start + after));
+        assert_eq!((never, just), (false, [true, false]));
         assert_eq!((pace.fights_so_far(), pace.fights(start).len()), (0, 0));
     }
 
@@ -169,6 +180,7 @@ mod tests {
         let (mut pace, now) = (Pace::default(), Instant::now());
         pace.failed("a", "no space".to_owned(), now);
         assert_eq!((pace.wait("a", now), pace.failure("a")), (AFTER_FAILURE, Some("no space")));
+        assert!(!pace.has_just_written("a", now + AFTER_FAILURE.saturating_sub(GAP)));
         assert!(pace.wait("a", now + AFTER_FAILURE).is_zero());
         assert!(pace.fights(now).is_empty());
         pace.wrote("a", false, now + AFTER_FAILURE);
