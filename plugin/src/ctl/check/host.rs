@@ -207,12 +207,12 @@ fn loaded(lists: &Lists, host: &Host) -> Vec<Finding> {
     findings
 }
 
-/// Nodes that are to use eBPF where they can, and cannot.
 /// The backend that pods get, as the entry says.
 fn wanted(lists: &Lists) -> Backend {
     lists.ours().and_then(|list| list.settings()?.ok()).map_or(Backend::Auto, |it| it.backend)
 }
 
+/// Nodes that are to use eBPF where they can, and cannot.
 fn backend(places: Places<'_>, lists: &Lists) -> Option<Finding> {
     let wanted = wanted(lists);
     let why = probe::kept(places)?.obstacle()?;
