@@ -305,6 +305,60 @@ fn pods_that_are_meshed_and_not_captured() {
     expect(&host, &mesh.node, &[]);
 }
 
+/// As the mesh is without its CNI mode: its own init container is to write the rules.
+#[test]
+fn a_pod_that_is_left_to_its_init_container() {
+    let mut mesh = Mesh::before_add(Shape::dual());
+    let host = Host::new(&mesh.node);
+    mesh.node.call_bare("STATUS", |_| ()).ok();
+    mesh.node.configure(|entry| {
+        entry["mesh"] = json!("istio");
+        entry.as_object_mut().expect("an entry").remove("redirect");
+    });
+    let status = json!({"initContainers": ["istio-init"], "containers": ["istio-proxy"]}).to_string();
+    mesh.pod.annotations.insert("sidecar.istio.io/status".to_owned(), status);
+    mesh.add();
+    assert!(found(&host, &mesh.node).contains(&("left-alone".to_owned(), "note".to_owned())));
+    expect(&host, &mesh.node, &[]);
+}
+
+/// Its programs go on; this version knows nothing of their maps, and says no more than that.
+#[test]
+fn a_pod_that_another_version_serves() {
+    let mesh = Mesh::new();
+    let host = Host::new(&mesh.node);
+    let records = mesh.node.directory().join("state/attachments");
+    let record = fs::read_dir(records).expect("records").next().expect("one").expect("it is there").path();
+    let mut text: Value = serde_json::from_slice(&fs::read(&record).expect("a record")).expect("JSON");
+    assert!(text["receipt"]["abi"].is_u64(), "{text:#}");
+    text["receipt"]["abi"] = json!(999);
+    fs::write(&record, text.to_string()).expect("root may");
+    assert!(found(&host, &mesh.node).contains(&("other-version".to_owned(), "note".to_owned())));
+    expect(&host, &mesh.node, &[]);
+}
+
+/// What a probe has found is asked, not probed again.
+#[test]
+fn a_node_that_cannot_do_what_its_entry_wants() {
+    let node = Node::new();
+    let host = Host::new(&node);
+    node.call_bare("STATUS", |_| ()).ok();
+    assert_eq!(host.ctl(&node, &["backend", "--probe"]).code, 0);
+    expect(&host, &node, &[]);
+    let kept = node.directory().join("state/backend.json");
+    let mut text: Value = serde_json::from_slice(&fs::read(&kept).expect("an answer")).expect("JSON");
+    text["steps"][3] = json!({"step": "load", "result": "fails", "why": "the kernel says no"});
+    fs::write(&kept, text.to_string()).expect("root may");
+    let severity = |backend: &str| {
+        let mut plugins = Host::plugins();
+        plugins[1]["backend"] = json!(backend);
+        host.list("10-calico.conflist", &plugins);
+        found(&host, &node).into_iter().find(|(code, _)| code == "no-ebpf").map(|(_, severity)| severity)
+    };
+    let severities = ["ebpf", "auto", "iptables"].map(severity);
+    assert_eq!(severities.each_ref().map(Option::as_deref), [Some("error"), Some("warning"), None]);
+}
+
 #[test]
 fn a_pod_that_runs_bare() {
     let mesh = Mesh::before_add(Shape::dual());

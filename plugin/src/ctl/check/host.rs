@@ -87,18 +87,21 @@ fn mounts(places: Places<'_>) -> Vec<Finding> {
             "mount -t bpf bpf /sys/fs/bpf, then `shuntctl repair --all`",
         ));
     }
-    let release = kernel();
+    findings.extend(old(&kernel()));
+    findings
+}
+
+/// A kernel from before the programs' time.
+fn old(release: &str) -> Option<Finding> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|text| text.parse::<u32>().ok());
-    if let Some(version) = numbers.next().zip(numbers.next())
-        && version < OLDEST
-    {
-        findings.push(Finding::warning(
+    let version = numbers.next().zip(numbers.next())?;
+    (version < OLDEST).then(|| {
+        Finding::warning(
             "kernel-old",
             format!("the kernel is {release}; the programs are made for {}.{} and newer", OLDEST.0, OLDEST.1),
             "take a newer kernel, or backend \"iptables\"",
-        ));
-    }
-    findings
+        )
+    })
 }
 
 /// Programs that pods need and that run nowhere.
@@ -323,4 +326,20 @@ fn bare(lists: &Lists, netns_dir: &Path, attached: &[Attached], notes: &[Note]) 
         findings.push(finding);
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_old_or_not_or_does_not_tell() {
+        let is_old = |release: &str| old(release).is_some();
+        for release in ["5.10.0-46-cloud-amd64", "4.19.0", "5.14.99", "3.10.0-1160.el7.x86_64"] {
+            assert!(is_old(release), "{release}");
+        }
+        for release in ["5.15.0", "6.1.0-56-cloud-amd64", "10.0.1", "", "new", "6"] {
+            assert!(!is_old(release), "{release}");
+        }
+    }
 }
