@@ -1,11 +1,12 @@
 # Sourced by deps.sh for the group `bench`: what Shunt is measured beside. Istio's own tool that writes a pod's rules and its CNI plugin,
 # from its module, and a load generator that users have.
 
+istio_version=$(sed -n 's/^require istio.io\/istio //p' tests/benches/istio/go.mod)
 istio_root=$SHUNT_CACHE/istio-$(cat tests/benches/istio/{main.go,go.mod,go.sum} | sha256sum | cut -c 1-12)
 FORTIO_ROOT=$SHUNT_CACHE/fortio-$FORTIO_VERSION
 
 if [ -x "$istio_root/istio-cni" ]; then
-    found istio "$(sed -n 's/^require istio.io\/istio //p' tests/benches/istio/go.mod): istio-iptables, istio-cni"
+    found istio "$istio_version: istio-iptables, istio-cni"
 else
     # Its module asks for this one.
     GO_MIN=1.26 need_go
@@ -14,7 +15,7 @@ else
         run istio env CGO_ENABLED=0 GOFLAGS='-trimpath -mod=readonly -buildvcs=false' GOTOOLCHAIN=local \
             "$GO" -C tests/benches/istio build -ldflags='-s -w' -o "$istio_root/${program%%:*}" "${program#*:}"
     done
-    say istio "$(sed -n 's/^require istio.io\/istio //p' tests/benches/istio/go.mod): istio-iptables, istio-cni, built ($((SECONDS - started)) s)"
+    say istio "$istio_version: istio-iptables, istio-cni, built ($((SECONDS - started)) s)"
 fi
 if [ -x "$FORTIO_ROOT/fortio" ]; then
     found fortio "$FORTIO_VERSION"

@@ -246,6 +246,21 @@ mod tests {
         Place { _host: host, root, directory }
     }
 
+    /// One that has let go of the node, and the newer one that works on it.
+    fn stepped_back(root: &Root, now: Instant) -> (Claim, Claim) {
+        let mut old = Claim::new(Purpose::Install).expect("claim");
+        assert_eq!(old.turn(root, &wanted(), now).expect("turn"), Turn::Ours);
+        let mut new = Claim::new(Purpose::Install).expect("claim");
+        assert_eq!(
+            new.turn(root, &wanted(), now).expect("turn"),
+            Turn::Another,
+            "the old one has not let go"
+        );
+        assert_eq!(old.turn(root, &wanted(), now).expect("turn"), Turn::Another, "it lets go");
+        assert_eq!(new.turn(root, &wanted(), now).expect("turn"), Turn::Ours);
+        (old, new)
+    }
+
     #[test]
     fn the_newest_works_and_the_older_comes_back_when_it_has_ended() {
         let (place, now) = (place(), Instant::now());
@@ -298,12 +313,7 @@ mod tests {
     #[test]
     fn nor_by_one_that_had_stepped_back() {
         let (place, now) = (place(), Instant::now());
-        let mut old = Claim::new(Purpose::Install).expect("claim");
-        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
-        let mut new = Claim::new(Purpose::Install).expect("claim");
-        new.turn(&place.root, &wanted(), now).expect("turn");
-        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Another);
-        assert_eq!(new.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        let (mut old, _new) = stepped_back(&place.root, now);
         // An uninstall comes and goes, and takes the directory with it, before the old one looks again.
         let (root, wanted) = (&place.root, wanted());
         Claim::leave_nothing(root, &wanted).expect("removed");
@@ -354,12 +364,7 @@ mod tests {
     #[test]
     fn nor_in_the_midst_of_it() {
         let (place, now) = (place(), Instant::now());
-        let mut old = Claim::new(Purpose::Install).expect("claim");
-        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
-        let mut new = Claim::new(Purpose::Install).expect("claim");
-        new.turn(&place.root, &wanted(), now).expect("turn");
-        assert_eq!(old.turn(&place.root, &wanted(), now).expect("turn"), Turn::Another);
-        assert_eq!(new.turn(&place.root, &wanted(), now).expect("turn"), Turn::Ours);
+        let (mut old, _new) = stepped_back(&place.root, now);
         let later = now + PATIENCE * 9;
         for name in [CLAIM, LOCK] {
             place.directory.remove(name).expect("removed");

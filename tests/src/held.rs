@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::kernel::{bpf, open, owned};
 
@@ -28,32 +28,21 @@ impl Held {
     /// Of every pin below, and of the programs of pinned links.
     pub fn below(directory: &Path) -> Self {
         let mut held = Self::default();
-        held.walk(directory);
+        for (_, about) in pinned(directory) {
+            let id = |name| u32::try_from(field(&about, name)).expect("an id");
+            if about.contains("link_id:") {
+                held.links.insert(id("link_id"), id("prog_id"));
+            } else if about.contains("map_id:") {
+                held.maps.insert(id("map_id"), field(&about, "memlock"));
+            } else {
+                held.programs.insert(id("prog_id"), field(&about, "memlock"));
+            }
+        }
         for program in held.links.values() {
             let fd = by_id(PROG_GET_FD_BY_ID, *program).expect("a link holds its program");
             held.programs.insert(*program, field(&about(&fd), "memlock"));
         }
         held
-    }
-
-    fn walk(&mut self, directory: &Path) {
-        for entry in fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
-            let path = entry.path();
-            if path.is_dir() {
-                self.walk(&path);
-                continue;
-            }
-            let fd = open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            let about = about(&fd);
-            let id = |name| u32::try_from(field(&about, name)).expect("an id");
-            if about.contains("link_id:") {
-                self.links.insert(id("link_id"), id("prog_id"));
-            } else if about.contains("map_id:") {
-                self.maps.insert(id("map_id"), field(&about, "memlock"));
-            } else {
-                self.programs.insert(id("prog_id"), field(&about, "memlock"));
-            }
-        }
     }
 
     /// Bytes of its maps.
@@ -113,24 +102,31 @@ impl Counting {
 /// What each program below a directory of pins has run so far, by the name of its pin.
 pub fn runs(directory: &Path) -> BTreeMap<String, Runs> {
     let mut found = BTreeMap::new();
+    for (pin, of_pin) in pinned(directory) {
+        if of_pin.contains("map_id:") {
+            continue;
+        }
+        let program = u32::try_from(field(&of_pin, "prog_id")).expect("an id");
+        let about = about(&by_id(PROG_GET_FD_BY_ID, program).expect("a pin holds it"));
+        let runs = Runs { count: field(&about, "run_cnt"), nanoseconds: field(&about, "run_time_ns") };
+        found.insert(pin.file_name().expect("an entry has a name").to_string_lossy().into_owned(), runs);
+    }
+    found
+}
+
+/// Every pin below a directory, and what the kernel says of it.
+fn pinned(directory: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
     let mut directories = vec![directory.to_owned()];
     while let Some(directory) = directories.pop() {
-        for path in
-            fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path())
-        {
+        for entry in fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
+            let path = entry.path();
             if path.is_dir() {
                 directories.push(path);
-                continue;
+            } else {
+                let pin = open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                found.push((path, about(&pin)));
             }
-            let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
-            let about_pin = about(&open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
-            if about_pin.contains("map_id:") {
-                continue;
-            }
-            let program = u32::try_from(field(&about_pin, "prog_id")).expect("an id");
-            let about = about(&by_id(PROG_GET_FD_BY_ID, program).expect("a pin holds it"));
-            let runs = Runs { count: field(&about, "run_cnt"), nanoseconds: field(&about, "run_time_ns") };
-            found.insert(name, runs);
         }
     }
     found
