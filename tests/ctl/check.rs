@@ -69,6 +69,10 @@ fn the_lists_of_the_runtime() {
     wrong["udp"] = json!("maybe");
     list(&json!([calico, wrong]));
     expect(&host, &node, &["entry-refused"]);
+    let mut half = ours.clone();
+    half["redirect"].as_object_mut().expect("an object").remove("proxyUids");
+    list(&json!([calico, half]));
+    expect(&host, &node, &["entry-incomplete"]);
     let mut silent = ours.clone();
     silent["capabilities"] = json!({"cgroupPath": true});
     list(&json!([calico, silent]));

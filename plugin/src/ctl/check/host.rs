@@ -15,7 +15,7 @@ use crate::bpf::pins::{Layout, children};
 use crate::bpf::programs::{attached_to, is_bpffs};
 use crate::cgroup::Cgroups;
 use crate::cni::{Annotations, PodRef};
-use crate::error::chain;
+use crate::error::{Error, chain};
 use crate::netns::Netns;
 use crate::note::{Note, Notes, What};
 use crate::plan::Plan;
@@ -181,12 +181,14 @@ fn loaded(lists: &Lists, host: &Host) -> Vec<Finding> {
             "remove one of the two",
         ));
     }
-    if let Some(Err(why)) = list.settings() {
-        findings.push(Finding::error(
+    match list.settings() {
+        Some(Ok(settings)) => findings.extend(incomplete(list, &settings)),
+        Some(Err(why)) => findings.push(Finding::error(
             "entry-refused",
             format!("the plugin refuses our entry in {}: {why}", list.file),
             "correct it; until then ADD fails for every pod",
-        ));
+        )),
+        None => {}
     }
     let hands_over = |capability: &str| {
         let entry = list.entry.as_ref().and_then(|entry| entry.get("capabilities"));
@@ -261,18 +263,36 @@ pub(super) fn note(note: &Note) -> Option<Finding> {
     Some(finding.of(&pod))
 }
 
+/// What a pod gets that says nothing but that it is meshed; none where nobody is.
+fn unmarked(settings: &Settings) -> Result<Option<Plan>, Error> {
+    let entry = Entry { select: Select::All, exclude_namespaces: Vec::new(), ..(**settings).clone() };
+    match decide(&PodRef::default(), &Annotations::new(), &Settings::new(entry)?)? {
+        Decision::Intercept(plan) => Ok(Some(*plan)),
+        Decision::Skip(_) => Ok(None),
+    }
+}
+
+/// An entry that leaves something to annotations that must be said.
+fn incomplete(list: &List, settings: &Settings) -> Option<Finding> {
+    let error = unmarked(settings).err()?;
+    Some(Finding::warning(
+        "entry-incomplete",
+        format!(
+            "with our entry in {} ADD refuses a pod that has the marker alone: {}",
+            list.file,
+            error.details()
+        ),
+        "add it to the entry; else the annotations of every meshed pod have to say it",
+    ))
+}
+
 /// The ports of the mesh's proxy, as the list says.
 fn ports(lists: &Lists) -> Option<Plan> {
     let settings = match lists.ours().and_then(List::settings) {
         Some(settings) => settings.ok()?,
         None => Settings::new(Entry::default()).ok()?,
     };
-    let entry = Entry { select: Select::All, exclude_namespaces: Vec::new(), ..(*settings).clone() };
-    let every = Settings::new(entry).ok()?;
-    match decide(&PodRef::default(), &Annotations::new(), &every).ok()? {
-        Decision::Intercept(plan) => Some(*plan),
-        Decision::Skip(_) => None,
-    }
+    unmarked(&settings).ok()?
 }
 
 /// Namespaces in which the mesh's proxy listens and nothing is captured: pods from before the plugin was installed, or that the
@@ -331,6 +351,20 @@ fn bare(lists: &Lists, netns_dir: &Path, attached: &[Attached], notes: &[Note]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// No mesh needs annotations that it does not give to every pod of its own; where nobody is the mesh, somebody has to say it.
+    #[test]
+    fn an_entry_is_complete_or_not() {
+        let refused = |entry: serde_json::Value| {
+            let entry: Entry = serde_json::from_value(entry).expect("an entry");
+            unmarked(&Settings::new(entry).expect("settings")).err().map(|error| error.details())
+        };
+        for mesh in ["istio", "linkerd", "kuma", "consul", "osm", "appmesh"] {
+            assert_eq!(refused(serde_json::json!({"mesh": mesh})), None, "{mesh}");
+        }
+        let custom = refused(serde_json::json!({"mesh": "custom"})).expect("refused");
+        assert!(custom.contains("redirect.outboundPort"), "{custom}");
+    }
 
     #[test]
     fn a_kernel_is_old_or_not_or_does_not_tell() {
