@@ -161,13 +161,13 @@ impl Machine {
             said.read_line(&mut line).expect("the probe prints text");
             line.trim_end().to_owned()
         };
-        let (first, ready) = (line(), line());
-        assert_eq!(
-            ready, "ready",
-            "the machine {} does not start: it said {first:?} and {ready:?}",
-            self.name
-        );
-        let first = Pid::from_raw(first.parse().expect("a process id"));
+        // The one that makes the machine says which process is the first, and that one says when it is ready: in either order.
+        let both = [line(), line()];
+        let first = both.iter().find_map(|line| line.parse().ok());
+        let (Some(first), true) = (first, both.iter().any(|line| line == "ready")) else {
+            panic!("the machine {} does not start: it said {both:?}", self.name);
+        };
+        let first = Pid::from_raw(first);
         self.running = Some(Running { outer, cord, first });
         self.beyond.wire(first);
     }
