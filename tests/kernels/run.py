@@ -132,6 +132,7 @@ def userland(programs):
         subprocess.run(["strip", "-o", thin, path], check=True)
         made.program(thin, under=path)
     made.path(ROOT / "conf/differences.md")
+    made.tree(ROOT / "conf/schemas")
     return made.bytes()
 
 
