@@ -152,7 +152,7 @@ pub fn install(places: Places<'_>, job: &Job<'_>) -> Result<Receipt, Error> {
     if job.backend == Backend::Iptables {
         let receipt = iptables::install(places, job)?;
         if ebpf::attachments(places)?.contains(&name) {
-            ebpf::remove(places, &Lock::new(places.state_dir, job.deadline), &name)?;
+            ebpf::remove(places, &Lock::new(places.state_dir, job.deadline), &name, Some(job.netns))?;
         }
         if let Some(before @ Receipt::Ebpf { .. }) = job.before {
             let changes = ebpf::Changes::of(before).without_passthrough();
@@ -200,13 +200,14 @@ pub fn differences(
     }
 }
 
-/// Removes whatever any backend has for an attachment, found by name; nothing there is success.
+/// Removes whatever any backend has for an attachment, found by name; nothing there is success. With its namespace, if that is at
+/// hand, it takes no longer on a node with many pods.
 ///
 /// # Errors
 /// The first thing that could not be removed; the rest is removed all the same.
-pub fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Error> {
+pub fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str, netns: Option<&Netns>) -> Result<(), Error> {
     let rules = iptables::remove(places, name);
-    ebpf::remove(places, locks, name).and(rules)
+    ebpf::remove(places, locks, name, netns).and(rules)
 }
 
 /// Takes back what ADD changed inside a namespace that outlives its last attachment.

@@ -110,9 +110,42 @@ fn pod_netns(path: &Path) -> Result<Netns, Error> {
     Ok(netns)
 }
 
+/// What became of an attachment's removal.
+#[derive(Debug)]
+pub(crate) struct Undone {
+    /// Whether everything of it is gone.
+    pub(crate) removed: Result<(), Error>,
+    /// Whether its namespace has its settings back.
+    pub(crate) reverted: Result<(), Error>,
+}
+
+/// Undoes an ADD: removes all there is of the attachment called `name`, and gives its namespace back what was changed there. That
+/// is where `record` says, or `path`. Needs the attachment's lock.
+pub(crate) fn undo(
+    places: Places<'_>,
+    locks: &Lock<'_>,
+    name: &str,
+    record: Option<&Record>,
+    path: Option<&Path>,
+) -> Undone {
+    let netns = record.and_then(|record| recorded(record, path.unwrap_or(&record.netns)));
+    let removed = remove(places, locks, name, netns.as_ref());
+    let reverted = match (record, &netns) {
+        (Some(record), Some(netns)) => revert(places, record, netns),
+        // Gone, or not to be found: then it keeps them.
+        _ => Ok(()),
+    };
+    Undone { removed, reverted }
+}
+
+/// The namespace at `path`, if it is the one that was recorded: it outlives the attachment when somebody else made it.
+fn recorded(record: &Record, path: &Path) -> Option<Netns> {
+    Netns::open(path).ok().filter(|netns| netns.identity() == record.netns_identity)
+}
+
 /// Removes all there is of the attachment called `name`: what backends have, then the record. Needs its lock.
-pub(crate) fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Error> {
-    let removed = crate::backend::remove(places, locks, name);
+fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str, netns: Option<&Netns>) -> Result<(), Error> {
+    let removed = crate::backend::remove(places, locks, name, netns);
     // The record goes only when nothing is left that it describes.
     removed.and_then(|()| {
         Records::new(places.state_dir)
@@ -121,23 +154,16 @@ pub(crate) fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result
     })
 }
 
-/// Gives the namespace at `path` its settings back, if it is the one that was recorded: it outlives the attachment when somebody
-/// else made it.
-pub(crate) fn revert(places: Places<'_>, record: &Record, path: &Path) -> Result<(), Error> {
-    let Ok(netns) = Netns::open(path) else {
-        return Ok(());
-    };
-    if netns.identity() != record.netns_identity {
-        return Ok(());
-    }
+/// Gives the recorded namespace its settings back.
+fn revert(places: Places<'_>, record: &Record, netns: &Netns) -> Result<(), Error> {
     // Another interface of the pod is still captured: what is changed passes to its attachment, and stays.
     match staying(places, record)? {
         Some(mut stays) => {
-            crate::backend::hand_over(places, &netns, record, &mut stays)?;
+            crate::backend::hand_over(places, netns, record, &mut stays)?;
             let written = Records::new(places.state_dir).write(&stays);
             written.failed(Kind::Record, || "writing the record of the pod's other attachment")
         }
-        None => crate::backend::revert(places, &netns, &record.receipt),
+        None => crate::backend::revert(places, netns, &record.receipt),
     }
 }
 

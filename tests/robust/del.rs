@@ -122,3 +122,36 @@ fn two_interfaces_of_one_container() {
         place.nothing_of(&pod);
     }
 }
+
+/// Whoever goes leaves the other as it is: also one whose DEL was killed after it had taken its link off, one whose link somebody has
+/// removed, and one of another container.
+#[test]
+fn the_other_of_two_in_one_namespace_stays_whole() {
+    let bed = Bed::new();
+    let (place, pod) = (bed.place(), bed.pod());
+    pod.netns.ip("link set out0 name net1\nlink set net1 up\naddr add 10.78.0.2/16 dev net1\n");
+    let link = |attachment: &str| {
+        let pins = place.object().join("pods").join(attachment).join(format!("{:016x}", pod.cookie));
+        pins.join(shunt_abi::names::SK_LOOKUP)
+    };
+    let stranger = "5".repeat(64);
+    for (interface, container) in [("net1", &pod.container), ("eth0", &stranger)] {
+        let other = |command: &str| {
+            place
+                .call(command, &pod)
+                .with("CNI_IFNAME", Some(interface))
+                .with("CNI_CONTAINERID", Some(container))
+        };
+        let damages: [&dyn Fn(&Path); 3] =
+            [&|_| {}, &shunt_tests::kernel::detach, &|pin| fs::remove_file(pin).expect("own pin")];
+        for damage in damages {
+            place.add(&pod);
+            other("ADD").run().ok();
+            damage(&link(&pod.pin_name()));
+            place.call("DEL", &pod).run().silent();
+            other("CHECK").run().silent();
+            other("DEL").run().silent();
+            place.nothing_of(&pod);
+        }
+    }
+}

@@ -126,6 +126,13 @@ pub fn forget(object: &Path, name: &str, cookie: u64) {
     }
 }
 
+/// Takes a pinned link off what it is on; the pin stays.
+pub fn detach(pin: &Path) {
+    const LINK_DETACH: libc::c_int = 34;
+    let link = open(pin).expect("a pinned link");
+    bpf(LINK_DETACH, &mut link.as_raw_fd()).expect("it can be detached");
+}
+
 /// Removes everything from a pinned map of programs.
 pub fn empty(pin: &Path) {
     let map = open(pin).expect("a pinned map");

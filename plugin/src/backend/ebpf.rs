@@ -9,7 +9,7 @@ use super::{Job, Places, Presence, Receipt};
 use crate::attachment::Attachment;
 use crate::bpf::ask;
 use crate::bpf::pins::Layout;
-use crate::bpf::pod::{PodPins, configuration, counts};
+use crate::bpf::pod::{PodPins, configuration, counts, is_nobodys};
 use crate::bpf::programs::{collect, cover, ensure};
 use crate::bpf::rules::{Encoded, Ids, encoded};
 use crate::cgroup::{Cgroups, PodCgroup};
@@ -272,7 +272,7 @@ fn read_back(pins: &PodPins<'_>, netns: &Netns, wanted: &Encoded) -> Result<(), 
 
 /// Takes back what a first ADD that failed has made outside the namespace.
 fn undo(places: Places<'_>, pins: &PodPins<'_>) -> Result<(), Error> {
-    pins.remove(&|counts| tally::file::keep(places.state_dir, counts))
+    pins.remove(None, &|counts| tally::file::keep(places.state_dir, counts))
         .and_then(|()| crate::bpf::pins::remove_tree(&pins.layout.attachment(pins.name)))
         .failed(Kind::Attach, || "undoing the ADD")
 }
@@ -284,7 +284,7 @@ fn remove_others(places: Places<'_>, layout: &Layout, name: &str, cookie: u64) -
             for found in other.cookies(name)? {
                 if &other != layout || found != cookie {
                     PodPins { layout: &other, name, cookie: found }
-                        .remove(&|counts| tally::file::keep(places.state_dir, counts))?;
+                        .remove(None, &|counts| tally::file::keep(places.state_dir, counts))?;
                 }
             }
             if &other != layout {
@@ -456,13 +456,13 @@ pub fn differences(
 }
 
 /// See [`super::remove`].
-pub fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str) -> Result<(), Error> {
+pub fn remove(places: Places<'_>, locks: &Lock<'_>, name: &str, netns: Option<&Netns>) -> Result<(), Error> {
     let mut first = Ok(());
     for layout in Layout::all(places.bpf_dir).failed(Kind::Attach, || "listing the pins")? {
         let removed = || -> Outcome<()> {
             for cookie in layout.cookies(name)? {
                 PodPins { layout: &layout, name, cookie }
-                    .remove(&|counts| tally::file::keep(places.state_dir, counts))?;
+                    .remove(netns, &|counts| tally::file::keep(places.state_dir, counts))?;
             }
             crate::bpf::pins::remove_tree(&layout.attachment(name))
         };
@@ -478,15 +478,19 @@ pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<()
     let Receipt::Ebpf { cookie, .. } = receipt else {
         return Ok(());
     };
-    let reverted = || -> Outcome<()> {
+    let in_use = || -> Outcome<bool> {
+        if is_nobodys(netns)? {
+            return Ok(false);
+        }
         for layout in Layout::all(places.bpf_dir)? {
             // No attachment has this name: any that is in the namespace counts.
             if layout.shared("", *cookie)? {
-                return Ok(());
+                return Ok(true);
             }
         }
-        Changes::of(receipt).revert(netns)
+        Ok(false)
     };
+    let reverted = || if in_use()? { Ok(()) } else { Changes::of(receipt).revert(netns) };
     reverted().failed(Kind::Netns, || "giving the namespace its settings back")
 }
 

@@ -182,22 +182,14 @@ impl PodPins<'_> {
 
     /// True if the pod's `sk_lookup` link is there and is on this namespace.
     pub fn lookup_attached(&self, netns: &Netns) -> Outcome<bool> {
-        // The kernel gives 32 bits of the inode.
-        Ok(self.namespace()? == Some(netns.identity().inode & u64::from(u32::MAX)))
+        Ok(self.namespace()? == Some(short_inode(netns)))
     }
 
     /// Inode, 32 bits of it, of the namespace the pod's `sk_lookup` link is on; 0 once that is gone, `None` if there is no link.
     /// The kernel's word, whatever this process sees of the host's files.
     pub fn namespace(&self) -> Outcome<Option<u64>> {
         let pin = self.layout.pod(self.name, self.cookie).join(names::SK_LOOKUP);
-        match sys::open(&pin) {
-            Ok(link) => {
-                let info = sys::link_info(link.as_fd()).tried(|| format!("ask link {}", pin.display()))?;
-                Ok(Some(info.netns()))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).tried(|| format!("open pinned link {}", pin.display())),
-        }
+        Ok(programs::link(&pin)?.map(|info| info.netns()))
     }
 
     /// True if the `getsockopt` program answers for the pod's sockets.
@@ -215,11 +207,24 @@ impl PodPins<'_> {
         Ok(!self.rules(&trie(self.layout)?)?.is_empty())
     }
 
+    /// True if the kernel shows that no other attachment is in the namespace: our `sk_lookup` program is the only one there. Where it
+    /// does not show that, [`Layout::shared`] knows; that takes longer the more pods there are.
+    fn is_alone(&self, netns: Option<&Netns>) -> Outcome<bool> {
+        let pin = self.layout.pod(self.name, self.cookie).join(names::SK_LOOKUP);
+        let Some(link) = programs::link(&pin)? else { return Ok(false) };
+        // Of a link that is on no namespace any more nothing follows: an earlier run may have got as far as taking it off.
+        match netns {
+            Some(netns) if link.netns() == short_inode(netns) => Ok(lookups(netns)? == [link.program]),
+            _ => Ok(false),
+        }
+    }
+
     /// Undoes all of the above, in reverse; what is not there is as good. Map entries stay while another attachment is in the
-    /// same namespace. Goes on after a failure and returns the first. `keep` is given what was counted before it is forgotten.
-    pub fn remove(&self, keep: Keep<'_>) -> Outcome<()> {
+    /// same namespace, which is `netns` if the caller has it. Goes on after a failure and returns the first. `keep` is given what was
+    /// counted before it is forgotten.
+    pub fn remove(&self, netns: Option<&Netns>, keep: Keep<'_>) -> Outcome<()> {
         let mut first = Ok(());
-        if !self.layout.shared(self.name, self.cookie)? {
+        if self.is_alone(netns)? || !self.layout.shared(self.name, self.cookie)? {
             // Without its configuration a namespace is nobody's, whatever else is left of it.
             let steps: [(&str, &dyn Fn() -> Outcome<()>); 5] = [
                 (names::PODS, &|| self.forget_config()),
@@ -243,6 +248,10 @@ impl PodPins<'_> {
         }
         // The directory is what the rest is found by: it goes only when the rest is gone.
         first?;
+        // The namespace may stay, and is nobody's from now on. A pin that cannot be opened is removed all the same.
+        if let Ok(link) = sys::open(&self.layout.pod(self.name, self.cookie).join(names::SK_LOOKUP)) {
+            let _later = sys::detach(link.as_fd());
+        }
         remove_tree(&self.layout.pod(self.name, self.cookie))
     }
 
@@ -289,6 +298,23 @@ impl PodPins<'_> {
         }
         Ok(())
     }
+}
+
+/// As much of a namespace's inode as the kernel tells of a link's.
+fn short_inode(netns: &Netns) -> u64 {
+    netns.identity().inode & u64::from(u32::MAX)
+}
+
+/// Ids of the `sk_lookup` programs of a namespace, of anybody's.
+fn lookups(netns: &Netns) -> Outcome<Vec<u32>> {
+    let attached = sys::programs_on(netns.as_fd(), bpf_attach_type::BPF_SK_LOOKUP)
+        .tried(|| format!("ask which sk_lookup programs are in {}", netns.path().display()))?;
+    Ok(attached.ids)
+}
+
+/// True if no attachment can be in the namespace: each has an `sk_lookup` program there.
+pub fn is_nobodys(netns: &Netns) -> Outcome<bool> {
+    Ok(lookups(netns)?.is_empty())
 }
 
 pub(super) fn seen(layout: &Layout) -> Outcome<HashMap<MapData, PodKey, u32>> {

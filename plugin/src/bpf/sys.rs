@@ -24,6 +24,7 @@ const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const PROG_QUERY: libc::c_int = 16;
 const LINK_CREATE: libc::c_int = 28;
+const LINK_DETACH: libc::c_int = 34;
 
 const PROG_TYPE_SK_LOOKUP: u32 = 30;
 
@@ -147,6 +148,11 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     Ok(info)
 }
 
+/// Detaches a link now. When its last pin goes that happens too, but some time later.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(LINK_DETACH, &mut raw(link)).map(drop)
+}
+
 /// Has the kernel fill `info`, or as much of it as it knows.
 fn ask<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
     #[repr(C)]
@@ -160,7 +166,7 @@ fn ask<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
     bpf(OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
-/// What is attached to a cgroup itself for one kind of call.
+/// What is attached to a cgroup itself, or to a network namespace, for one kind of call.
 #[derive(Debug)]
 pub(super) struct Attached {
     /// Ids of the programs, in the order in which they run.
@@ -169,9 +175,9 @@ pub(super) struct Attached {
     pub(super) flags: u32,
 }
 
-/// Asks a cgroup.
-pub(super) fn programs_on(cgroup: BorrowedFd<'_>, kind: bpf_attach_type) -> io::Result<Attached> {
-    // The kernel takes no more than this on one cgroup.
+/// Asks a cgroup or a network namespace.
+pub(super) fn programs_on(target: BorrowedFd<'_>, kind: bpf_attach_type) -> io::Result<Attached> {
+    // The kernel takes no more than this on one of them.
     const MOST: usize = 64;
     #[repr(C)]
     struct Attr {
@@ -186,7 +192,7 @@ pub(super) fn programs_on(cgroup: BorrowedFd<'_>, kind: bpf_attach_type) -> io::
     let mut ids = [0_u32; MOST];
     let count = u32::try_from(MOST).map_err(io::Error::other)?;
     let mut attr = Attr {
-        target: raw(cgroup),
+        target: raw(target),
         kind: kind as u32,
         query_flags: 0,
         attach_flags: 0,

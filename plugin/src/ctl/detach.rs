@@ -12,7 +12,7 @@ use crate::backend::Places;
 use crate::error::{Error, Failed as _, Kind};
 use crate::lock::Lock;
 use crate::record::Records;
-use crate::verb::{lock_name, remove, revert};
+use crate::verb::{Undone, lock_name, undo};
 
 /// How long one attachment may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -81,10 +81,8 @@ fn detached(places: Places<'_>, one: &Attached) -> Result<(), Error> {
         .take(&lock_name(&one.name))
         .failed(Kind::TryAgain, || "waiting for another run of this container")?;
     let record = Records::new(places.state_dir).read(&one.name).unwrap_or_default();
-    remove(places, &locks, &one.name)?;
-    if let Some(record) = record {
-        revert(places, &record, &record.netns)?;
-    }
+    let Undone { removed, reverted } = undo(places, &locks, &one.name, record.as_ref(), None);
+    removed.and(reverted)?;
     held.discard();
     Ok(())
 }

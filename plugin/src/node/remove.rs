@@ -15,7 +15,7 @@ use crate::cni::Deadline;
 use crate::error::{Error, Failed as _, Kind};
 use crate::lock::Lock;
 use crate::record::{Record, Records};
-use crate::verb::{known, lock_name, names, remove, revert};
+use crate::verb::{Undone, known, lock_name, names, undo};
 
 /// How long another run of one container is waited for: as long as it may take.
 const QUEUE: Duration = Duration::from_secs(6);
@@ -119,10 +119,9 @@ impl Run<'_> {
             return Ok(false);
         }
         let record = self.record(name);
-        remove(self.places, &locks, name)?;
-        if let Some(record) = record
-            && let Err(error) = revert(self.places, &record, &record.netns)
-        {
+        let Undone { removed, reverted } = undo(self.places, &locks, name, record.as_ref(), None);
+        removed?;
+        if let Err(error) = reverted {
             problems.push(format!("{name}: the namespace keeps settings of ours: {}", error.details()));
         }
         held.discard();

@@ -60,7 +60,7 @@ fn forget(request: &AddRequest) -> Result<(), Error> {
     let held = locks
         .take(&lock_name(&name))
         .failed(Kind::TryAgain, || "waiting for another run of this container")?;
-    remove(places, &locks, &name)?;
+    remove(places, &locks, &name, None)?;
     held.discard();
     Ok(())
 }
@@ -153,7 +153,7 @@ fn put(
         // A pod that was captured before stays captured: its processes run.
         Err(error) if before.captured => Err(error),
         Err(error) => {
-            let removed = remove(places, locks, &request.attachment.pin_name());
+            let removed = remove(places, locks, &request.attachment.pin_name(), Some(netns));
             let reverted = backend::revert(places, netns, &record.receipt);
             Err(removed.and(reverted).err().into_iter().fold(error, Error::with_undo))
         }

@@ -5,7 +5,7 @@
 
 use slog::warn;
 
-use super::{known, lock_name, remove, revert};
+use super::{Undone, known, lock_name, undo};
 use crate::backend::{self, Places};
 use crate::cni::{DelRequest, Outcome};
 use crate::error::{Error, Failed as _, Kind};
@@ -45,11 +45,9 @@ fn removed(request: &DelRequest, places: Places<'_>) -> Result<Option<Outcome>, 
     }
     let record = records.read(&name).unwrap_or_default();
     let had = backend::held(places, &name, record.as_ref().map(|record| &record.receipt)).unwrap_or_default();
-    let removed = remove(places, &locks, &name);
     // A runtime that has lost the path says none; the namespace may be there all the same.
-    if let Some(record) = record
-        && let Err(error) = revert(places, &record, request.netns.as_ref().unwrap_or(&record.netns))
-    {
+    let Undone { removed, reverted } = undo(places, &locks, &name, record.as_ref(), request.netns.as_deref());
+    if let Err(error) = reverted {
         warn!(request.log, "the namespace keeps settings of ours"; "details" => error.details());
     }
     if let (Ok(()), Ok(held)) = (&removed, held) {

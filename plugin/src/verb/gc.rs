@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use slog::{info, warn};
 
-use super::{lock_name, names, places, remove, revert};
+use super::{Undone, lock_name, names, places, undo};
 use crate::backend::Places;
 use crate::cni::{GcRequest, Outcome};
 use crate::error::{Error, Failed as _, Kind};
@@ -45,11 +45,10 @@ fn collect(request: &GcRequest, places: Places<'_>, name: &str) -> Result<bool, 
         return Ok(false);
     }
     info!(request.log, "removing an attachment that is not on the list"; "attachment" => name);
-    remove(places, &locks, name)?;
     // Most such namespaces are gone. One that somebody holds is to be as it was.
-    if let Some(record) = record
-        && let Err(error) = revert(places, &record, &record.netns)
-    {
+    let Undone { removed, reverted } = undo(places, &locks, name, record.as_ref(), None);
+    removed?;
+    if let Err(error) = reverted {
         warn!(request.log, "the namespace keeps settings of ours"; "attachment" => name, "details" => error.details());
     }
     held.discard();
