@@ -42,8 +42,7 @@ JOBS = {
     "kernel": ("kernels", "--nocapture", 600),
     "neighbours": ("neighbours", "", 1800),
     "cases": ("cases", "every_case --nocapture", 3000),
-    "netns-ebpf": ("netns", TIMED, 3600),
-    "netns-iptables": ("netns", TIMED, 3600),
+    "netns": ("netns", TIMED, 3600),
     "iptables": ("iptables", TIMED, 1800),
     "parity": ("parity", "", 1800),
     "robust": ("robust", TIMED, 3600),
@@ -175,9 +174,8 @@ def orders(machine, programs):
     lines = []
     for job in machine.jobs:
         suite, arguments, patience = JOBS[job]
-        backend = {"netns-ebpf": "SHUNT_TESTS_BACKEND=ebpf ", "netns-iptables": "SHUNT_TESTS_BACKEND=iptables "}.get(job, "")
         then = f"; code=$?; grep -E '^(FAILED|cases:)' {ROOT}/target/cases.txt; exit $code" if suite == "cases" else ""
-        lines.append(f"{job} {patience} cd {ROOT}/tests && {backend}{programs[suite]} --test-threads=2 {arguments}{then}\n")
+        lines.append(f"{job} {patience} cd {ROOT}/tests && {programs[suite]} --test-threads=2 {arguments}{then}\n")
     made.file("plan", "".join(lines).encode())
     expected = "ebpf" if machine.ebpf else "iptables"
     settings = {
@@ -301,8 +299,7 @@ def cell(machine, job):
 
 def table(machines):
     jobs = [job for job in JOBS if any(job in machine.jobs for machine in machines)]
-    titles = {"kernel": "loads, probe, `auto`", "cases": "cases, eBPF / iptables", "netns-ebpf": "netns, eBPF",
-              "netns-iptables": "netns, iptables"}  # fmt: skip
+    titles = {"kernel": "loads, probe, `auto`", "cases": "cases, eBPF / iptables"}
     head = ["kernel", "cgroups", "`auto` chooses", *(titles.get(job, job) for job in jobs)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     layouts = {"unified": "cgroup2 only", "hybrid": "v1 and cgroup2"}

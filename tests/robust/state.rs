@@ -205,7 +205,7 @@ fn a_shared_bpf_directory() {
     place.add(&pod);
     // A pin that is a file, where directories of objects are.
     let map = place.bpf.join("their_map");
-    fs::rename(place.object_among("cilium").join("maps/ROTATION"), &map).expect("one file system");
+    fs::hard_link(place.object_among("cilium").join("maps/ROTATION"), &map).expect("one file system");
     place.check(&pod);
     place.add(&pod);
     place.del(&pod);

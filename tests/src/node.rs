@@ -28,8 +28,6 @@ pub const APP: u32 = 1000;
 pub const OUTBOUND_PORT: u16 = 15001;
 /// The proxy's port for what arrives.
 pub const INBOUND_PORT: u16 = 15006;
-/// Environment variable that names the backend of every node that does not name its own: the whole suite under iptables.
-pub const BACKEND: &str = "SHUNT_TESTS_BACKEND";
 /// Environment variable that puts REDIRECT rules in place of the plugin, to try the harness itself.
 pub const REDIRECT_INSTEAD: &str = "SHUNT_TESTS_REDIRECT";
 
@@ -48,11 +46,11 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node whose plugin serves the mesh `custom` with the usual ports, under the backend that [`BACKEND`] names. Not `auto` if
-    /// none is named: each node would try for itself, and on a busy machine one might take iptables.
+    /// A node whose plugin serves the mesh `custom` with the usual ports, under eBPF. Not under `auto`: each node would try for itself,
+    /// and on a busy machine one might take iptables.
     #[expect(clippy::new_without_default, reason = "making one touches the machine; a default should not")]
     pub fn new() -> Self {
-        Self::on(&std::env::var(BACKEND).unwrap_or_else(|_unset| "ebpf".to_owned()))
+        Self::on("ebpf")
     }
 
     /// The same under the backend of this name.
