@@ -145,7 +145,7 @@ fn place(
         }
         // A pod that was captured before stays captured: its processes run.
         Err(error) if !first => Err(error),
-        Err(error) => Err(match undo(places, &pins) {
+        Err(error) => Err(match undo(places, &pins, job.netns) {
             Ok(()) => error,
             Err(undo) => error.with_undo(undo),
         }),
@@ -271,8 +271,8 @@ fn read_back(pins: &PodPins<'_>, netns: &Netns, wanted: &Encoded) -> Result<(), 
 }
 
 /// Takes back what a first ADD that failed has made outside the namespace.
-fn undo(places: Places<'_>, pins: &PodPins<'_>) -> Result<(), Error> {
-    pins.remove(None, &|counts| tally::file::keep(places.state_dir, counts))
+fn undo(places: Places<'_>, pins: &PodPins<'_>, netns: &Netns) -> Result<(), Error> {
+    pins.remove(Some(netns), &|counts| tally::file::keep(places.state_dir, counts))
         .and_then(|()| crate::bpf::pins::remove_tree(&pins.layout.attachment(pins.name)))
         .failed(Kind::Attach, || "undoing the ADD")
 }
@@ -355,7 +355,7 @@ fn compared(
         .failed(Kind::Verify, || "looking for the object's pins")?
     {
         Some(gone) => wrong(&format!(
-            "{gone}: pods of object {object} may be refused all connections, and none can be added; delete them, and the next ADD loads it anew"
+            "{gone}: pods of object {object} may be refused all connections, and ADD may fail; delete them, and the next ADD loads it anew"
         )),
         None => Ok(()),
     };
@@ -479,7 +479,7 @@ pub fn revert(places: Places<'_>, netns: &Netns, receipt: &Receipt) -> Result<()
         return Ok(());
     };
     let in_use = || -> Outcome<bool> {
-        if is_nobodys(netns)? {
+        if is_nobodys(netns) {
             return Ok(false);
         }
         for layout in Layout::all(places.bpf_dir)? {

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues, SockHash};
@@ -165,7 +165,7 @@ impl PodPins<'_> {
         all_pods: &Path,
     ) -> Outcome<()> {
         let directory = self.layout.pod(self.name, self.cookie);
-        let pin = directory.join(names::SK_LOOKUP);
+        let pin = self.lookup_pin();
         if !self.lookup_attached(netns)? {
             let program = object::load_lookup(self.layout, self.cookie)?;
             let link = sys::attach(program.as_fd(), netns.as_fd(), bpf_attach_type::BPF_SK_LOOKUP)
@@ -188,8 +188,7 @@ impl PodPins<'_> {
     /// Inode, 32 bits of it, of the namespace the pod's `sk_lookup` link is on; 0 once that is gone, `None` if there is no link.
     /// The kernel's word, whatever this process sees of the host's files.
     pub fn namespace(&self) -> Outcome<Option<u64>> {
-        let pin = self.layout.pod(self.name, self.cookie).join(names::SK_LOOKUP);
-        Ok(programs::link(&pin)?.map(|info| info.netns()))
+        Ok(programs::link(&self.lookup_pin())?.map(|info| info.netns()))
     }
 
     /// True if the `getsockopt` program answers for the pod's sockets.
@@ -209,14 +208,15 @@ impl PodPins<'_> {
 
     /// True if the kernel shows that no other attachment is in the namespace: our `sk_lookup` program is the only one there. Where it
     /// does not show that, [`Layout::shared`] knows; that takes longer the more pods there are.
-    fn is_alone(&self, netns: Option<&Netns>) -> Outcome<bool> {
-        let pin = self.layout.pod(self.name, self.cookie).join(names::SK_LOOKUP);
-        let Some(link) = programs::link(&pin)? else { return Ok(false) };
+    fn is_alone(&self, netns: Option<&Netns>) -> bool {
+        let (Some(netns), Ok(Some(link))) = (netns, programs::link(&self.lookup_pin())) else { return false };
         // Of a link that is on no namespace any more nothing follows: an earlier run may have got as far as taking it off.
-        match netns {
-            Some(netns) if link.netns() == short_inode(netns) => Ok(lookups(netns)? == [link.program]),
-            _ => Ok(false),
-        }
+        link.netns() == short_inode(netns) && lookups(netns).is_ok_and(|ids| ids == [link.program])
+    }
+
+    /// Where the link of the pod's `sk_lookup` program is pinned.
+    fn lookup_pin(&self) -> PathBuf {
+        self.layout.pod(self.name, self.cookie).join(names::SK_LOOKUP)
     }
 
     /// Undoes all of the above, in reverse; what is not there is as good. Map entries stay while another attachment is in the
@@ -224,7 +224,7 @@ impl PodPins<'_> {
     /// counted before it is forgotten.
     pub fn remove(&self, netns: Option<&Netns>, keep: Keep<'_>) -> Outcome<()> {
         let mut first = Ok(());
-        if self.is_alone(netns)? || !self.layout.shared(self.name, self.cookie)? {
+        if self.is_alone(netns) || !self.layout.shared(self.name, self.cookie)? {
             // Without its configuration a namespace is nobody's, whatever else is left of it.
             let steps: [(&str, &dyn Fn() -> Outcome<()>); 5] = [
                 (names::PODS, &|| self.forget_config()),
@@ -249,7 +249,7 @@ impl PodPins<'_> {
         // The directory is what the rest is found by: it goes only when the rest is gone.
         first?;
         // The namespace may stay, and is nobody's from now on. A pin that cannot be opened is removed all the same.
-        if let Ok(link) = sys::open(&self.layout.pod(self.name, self.cookie).join(names::SK_LOOKUP)) {
+        if let Ok(link) = sys::open(&self.lookup_pin()) {
             let _later = sys::detach(link.as_fd());
         }
         remove_tree(&self.layout.pod(self.name, self.cookie))
@@ -306,15 +306,13 @@ fn short_inode(netns: &Netns) -> u64 {
 }
 
 /// Ids of the `sk_lookup` programs of a namespace, of anybody's.
-fn lookups(netns: &Netns) -> Outcome<Vec<u32>> {
-    let attached = sys::programs_on(netns.as_fd(), bpf_attach_type::BPF_SK_LOOKUP)
-        .tried(|| format!("ask which sk_lookup programs are in {}", netns.path().display()))?;
-    Ok(attached.ids)
+fn lookups(netns: &Netns) -> io::Result<Vec<u32>> {
+    Ok(sys::programs_on(netns.as_fd(), bpf_attach_type::BPF_SK_LOOKUP)?.ids)
 }
 
-/// True if no attachment can be in the namespace: each has an `sk_lookup` program there.
-pub fn is_nobodys(netns: &Netns) -> Outcome<bool> {
-    Ok(lookups(netns)?.is_empty())
+/// True if the kernel shows that no attachment is in the namespace: each has an `sk_lookup` program there.
+pub fn is_nobodys(netns: &Netns) -> bool {
+    lookups(netns).is_ok_and(|ids| ids.is_empty())
 }
 
 pub(super) fn seen(layout: &Layout) -> Outcome<HashMap<MapData, PodKey, u32>> {

@@ -63,7 +63,7 @@ const PLACES: [(u32, &str); place::COUNT as usize] =
 
 /// What is missing of an object that was whole when it got its name: somebody has removed a pin. In words.
 ///
-/// Most of it lives on in the programs, and no ADD can use it. One thing does not: the kernel empties a map of programs when its
+/// Most of it lives on in the programs, if out of reach of an ADD. One thing does not: the kernel empties a map of programs when its
 /// last pin goes, and every pod of the object is closed then.
 pub fn damage(layout: &Layout) -> Outcome<Option<String>> {
     let maps = names::MAPS.iter().map(|name| layout.map(name));
@@ -346,7 +346,7 @@ pub(crate) fn discard_if_unused(bpf_dir: &Path, layout: &Layout) -> Outcome<bool
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
         renamed => renamed.tried(|| format!("set programs aside: {}", layout.root().display()))?,
     }
-    if aside.attachments()?.is_empty() {
+    if aside.is_unused()? {
         remove_tree(aside.root())?;
         Ok(true)
     } else {

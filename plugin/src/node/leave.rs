@@ -139,7 +139,7 @@ fn idle(state_dir: &Path, until: Instant, problems: &mut Vec<String>) -> Result<
 /// Removes all objects' pins; false if an attachment has a place among them. Needs the lock `load`.
 fn unpin(bpf_dir: &Path, problems: &mut Vec<String>) -> Outcome<bool> {
     for layout in Layout::all(bpf_dir)? {
-        if !layout.attachments()?.is_empty() || !discard_if_unused(bpf_dir, &layout)? {
+        if !layout.is_unused()? || !discard_if_unused(bpf_dir, &layout)? {
             return Ok(false);
         }
     }
