@@ -158,14 +158,12 @@ struct Caller {
 /// Sends one away that is too silent, if there is no room for another. Returns how long to wait for room before it is called again.
 fn make_room(callers: &mut VecDeque<Caller>, now: Instant) -> Duration {
     callers.retain(|caller| !caller.task.is_finished());
-    // The first of them has been so for longest.
-    let silent = callers.iter().position(|caller| !caller.asked.load(Ordering::Relaxed));
-    let Some((index, caller)) = silent.and_then(|index| Some((index, callers.get(index)?))) else {
-        return PATIENCE;
-    };
     if callers.len() < CONNECTIONS {
         return PATIENCE;
     }
+    // The first of them has been so for longest.
+    let silent = callers.iter().enumerate().find(|(_, caller)| !caller.asked.load(Ordering::Relaxed));
+    let Some((index, caller)) = silent else { return PATIENCE };
     let left = SILENT.saturating_sub(now.saturating_duration_since(caller.since));
     if !left.is_zero() {
         return left;

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
-use crate::kernel::{address, bpf, keys, owned};
+use crate::kernel::{address, bpf, next_key, owned};
 
 const MAP_CREATE: libc::c_int = 0;
 const PROG_LOAD: libc::c_int = 5;
@@ -264,7 +264,7 @@ impl Program {
 
     /// Whether its map has kept anything.
     pub fn has_kept(&self) -> bool {
-        self.map.as_ref().is_some_and(|map| keys(map, 8).is_ok_and(|keys| !keys.is_empty()))
+        self.map.as_ref().is_some_and(|map| next_key(map, None, 8).is_ok_and(|key| key.is_some()))
     }
 
     /// Attaches it by a link, as agents of today do; it is attached for as long as the link is held.

@@ -48,8 +48,8 @@ pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
     bpf(OBJ_GET, &mut Attr { path: address(path.as_ptr()), fd: 0, flags: 0 }).map(owned)
 }
 
-/// All keys of a map, as bytes; `size` is at least that of a key.
-pub(crate) fn keys(map: &OwnedFd, size: usize) -> io::Result<Vec<Vec<u8>>> {
+/// The key that the kernel lists after another, the first one after none; none after the last. `size` is at least that of a key.
+pub(crate) fn next_key(map: &OwnedFd, after: Option<&[u8]>, size: usize) -> io::Result<Option<Vec<u8>>> {
     #[repr(C)]
     struct Attr {
         map: u32,
@@ -57,19 +57,25 @@ pub(crate) fn keys(map: &OwnedFd, size: usize) -> io::Result<Vec<Vec<u8>>> {
         key: u64,
         next: u64,
     }
+    let mut next = vec![0_u8; size];
+    let key = after.map_or(0, |after| address(after.as_ptr()));
+    let map = map.as_raw_fd().unsigned_abs();
+    match bpf(MAP_GET_NEXT_KEY, &mut Attr { map, padding: 0, key, next: address(next.as_mut_ptr()) }) {
+        Ok(_) => Ok(Some(next)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// All keys of a map, as bytes; `size` is at least that of a key.
+pub(crate) fn keys(map: &OwnedFd, size: usize) -> io::Result<Vec<Vec<u8>>> {
     // Twenty times the entries of any test. A key that goes while we stand on it sends us back to the first one, again and again at worst.
     const MOST: usize = 1 << 21;
     let mut found: Vec<Vec<u8>> = Vec::new();
     while found.len() < MOST {
-        let mut next = vec![0_u8; size];
-        // No key asks for the first one.
-        let key = found.last().map_or(0, |last| address(last.as_ptr()));
-        let map = map.as_raw_fd().unsigned_abs();
-        let mut attr = Attr { map, padding: 0, key, next: address(next.as_mut_ptr()) };
-        match bpf(MAP_GET_NEXT_KEY, &mut attr) {
-            Ok(_) => found.push(next),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(found),
-            Err(error) => return Err(error),
+        match next_key(map, found.last().map(Vec::as_slice), size)? {
+            Some(next) => found.push(next),
+            None => return Ok(found),
         }
     }
     Err(io::Error::other("the map does not end"))

@@ -264,7 +264,7 @@ pub(super) fn note(note: &Note) -> Option<Finding> {
 }
 
 /// What a pod gets that says nothing but that it is meshed; none where nobody is.
-fn unmarked(settings: &Settings) -> Result<Option<Plan>, Error> {
+fn marked_alone(settings: &Settings) -> Result<Option<Plan>, Error> {
     let entry = Entry { select: Select::All, exclude_namespaces: Vec::new(), ..(**settings).clone() };
     match decide(&PodRef::default(), &Annotations::new(), &Settings::new(entry)?)? {
         Decision::Intercept(plan) => Ok(Some(*plan)),
@@ -274,7 +274,7 @@ fn unmarked(settings: &Settings) -> Result<Option<Plan>, Error> {
 
 /// An entry that leaves something to annotations that must be said.
 fn incomplete(list: &List, settings: &Settings) -> Option<Finding> {
-    let error = unmarked(settings).err()?;
+    let error = marked_alone(settings).err()?;
     Some(Finding::warning(
         "entry-incomplete",
         format!(
@@ -292,7 +292,7 @@ fn ports(lists: &Lists) -> Option<Plan> {
         Some(settings) => settings.ok()?,
         None => Settings::new(Entry::default()).ok()?,
     };
-    unmarked(&settings).ok()?
+    marked_alone(&settings).ok()?
 }
 
 /// Namespaces in which the mesh's proxy listens and nothing is captured: pods from before the plugin was installed, or that the
@@ -357,7 +357,7 @@ mod tests {
     fn an_entry_is_complete_or_not() {
         let refused = |entry: serde_json::Value| {
             let entry: Entry = serde_json::from_value(entry).expect("an entry");
-            unmarked(&Settings::new(entry).expect("settings")).err().map(|error| error.details())
+            marked_alone(&Settings::new(entry).expect("settings")).err().map(|error| error.details())
         };
         for mesh in ["istio", "linkerd", "kuma", "consul", "osm", "appmesh"] {
             assert_eq!(refused(serde_json::json!({"mesh": mesh})), None, "{mesh}");
